@@ -1,0 +1,27 @@
+"""hourd, a pre-fork supervisor daemon for asyncio servers.
+
+What user code may import: ``Worker``, ``Kind`` and what a kind needs. The names are resolved on
+first use, so that the master, which imports this package too, stays small.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .context import Worker
+    from .kinds import Context, Kind, register
+
+__all__ = ["Context", "Kind", "Worker", "__version__", "register"]
+
+__version__ = "0.1.0"
+
+_HOMES = {"Worker": "context", "Context": "kinds", "Kind": "kinds", "register": "kinds"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415, only those who ask pay for it
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

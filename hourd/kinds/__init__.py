@@ -1,0 +1,208 @@
+"""The kinds of server that hourd runs: their interface and their registry.
+
+A kind adapts a server library to four moments of a worker: open, listen, drain, close. It lives in
+the worker; the master knows it only by its registry entry and must not import its module.
+
+The registry holds the built-in kinds, those that installed packages offer in the entry-point group
+``hourd.kinds``, and those that code registers. ``kind: module:Class`` needs no registry.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import importlib.metadata
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from msgspec import Struct
+
+from . import options
+
+if TYPE_CHECKING:
+    from ..context import Worker
+
+GROUP = "hourd.kinds"
+
+
+class NoOptions(Struct, frozen=True):
+    """The options of a kind that takes none."""
+
+
+class Listening(Protocol):
+    """What ``Kind.listen`` returns."""
+
+    def close(self) -> Any:
+        """Accept no more on this socket; connections go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a kind is given to make one server of one worker."""
+
+    server: str
+    """The server's name in its pool."""
+    app: Any
+    """The object that ``app:`` names, imported; ``None`` when there is none."""
+    options: Any
+    """An instance of the kind's ``Options``, checked."""
+    worker: Worker
+    log: logging.Logger
+    """Its records name the server."""
+
+
+class Kind(abc.ABC):
+    """One server of one worker."""
+
+    Options: ClassVar[type[Struct]] = NoOptions
+    """What stands under ``options:`` in the configuration: a msgspec Struct."""
+
+    accepted = 0
+    """Connections accepted so far."""
+    requests = 0
+    """Requests received so far, where the protocol has requests."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    async def open(self) -> None:  # noqa: B027, not every kind has something to open
+        """Get ready to serve. Whatever can fail fails here: the worker is not ready before it returns."""
+
+    @abc.abstractmethod
+    async def listen(self, sock: socket.socket, backlog: int) -> Listening:
+        """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on."""
+
+    @property
+    @abc.abstractmethod
+    def connections(self) -> int:
+        """How many connections are open."""
+
+    def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
+        """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Cut what is still open and let go of everything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A kind as the registry knows it, without importing it."""
+
+    name: str
+    target: str
+    """``module:Class``."""
+    summary: str
+    options: type[Struct] | None = None
+    """``None`` for a kind of another package: its options are checked where it is imported, in the mold."""
+    needs: str | None = None
+    """A module that must be importable."""
+    extra: str | None = None
+    """What to install for it: ``pip install 'hourd[EXTRA]'``."""
+    app: bool = True
+    """Whether ``app:`` must be given."""
+
+
+_BUILT_IN = (
+    Entry(
+        name="aiohttp",
+        target="hourd.kinds.aiohttp:Aiohttp",
+        summary="HTTP: an aiohttp.web.Application, or a factory of one",
+        options=options.AiohttpOptions,
+    ),
+    Entry(
+        name="protocol",
+        target="hourd.kinds.protocol:Protocol",
+        summary="any stream: a factory of asyncio.Protocol",
+        options=options.ProtocolOptions,
+    ),
+    Entry(
+        name="stream",
+        target="hourd.kinds.stream:Stream",
+        summary="any stream: a coroutine function of (reader, writer)",
+        options=options.StreamOptions,
+    ),
+    Entry(
+        name="ssh",
+        target="hourd.kinds.ssh:Ssh",
+        summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
+        options=options.SshOptions,
+        needs="asyncssh",
+        extra="ssh",
+    ),
+)
+LATER = ("asgi", "wsgi", "datagram", "callable", "console", "container")
+"""Kinds of the contract that this version does not have yet."""
+
+_registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
+
+
+def register(name: str) -> Callable[[type[Kind]], type[Kind]]:
+    """Register a kind under a name, as a class decorator.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(kind: type[Kind]) -> type[Kind]:
+        if name in _registered:
+            raise ValueError(f"a kind named {name!r} is registered already")
+        _registered[name] = kind
+        return kind
+
+    return add
+
+
+def find(name: str) -> Entry | None:
+    """Return what is known of a kind without importing it, or ``None``."""
+    if ":" in name:
+        return Entry(name=name, target=name, summary="", app=False)
+    known = _registered.get(name)
+    if isinstance(known, Entry):
+        return known
+    if known is not None:
+        summary = (known.__doc__ or "").strip().partition("\n")[0]
+        target = f"{known.__module__}:{known.__qualname__}"
+        return Entry(name=name, target=target, summary=summary, options=known.Options, app=False)
+    return _installed().get(name)
+
+
+def names() -> list[str]:
+    """Return every kind that can be named, sorted."""
+    return sorted({*_registered, *_installed()})
+
+
+def load(name: str) -> type[Kind]:
+    """Import a kind. Only molds and workers may: it runs code of other packages.
+
+    Raises:
+        LookupError: there is no such kind.
+        TypeError: what the name stands for is no kind.
+    """
+    known = _registered.get(name)
+    if isinstance(known, type):
+        return known
+    entry = find(name)
+    if entry is None:
+        raise LookupError(f"there is no kind {name!r}; there are {', '.join(names())}")
+    module, _, attribute = entry.target.partition(":")
+    kind = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(kind, type) and issubclass(kind, Kind)):
+        raise TypeError(f"kind {name!r}: {entry.target} is {kind!r}, expected a subclass of hourd.Kind")
+    return kind
+
+
+def _installed() -> dict[str, Entry]:
+    """Read the entry points that installed packages declare; nothing is imported."""
+    return {
+        point.name: Entry(
+            name=point.name,
+            target=point.value,
+            summary=f"from {point.dist.name}" if point.dist else "from an installed package",
+            app=False,
+        )
+        for point in importlib.metadata.entry_points(group=GROUP)
+    }

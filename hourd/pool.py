@@ -1,0 +1,254 @@
+"""One pool: its plans, molds, workers and slots, as facts. ``reconcile.py`` draws the conclusions.
+
+Nothing here does I/O, reads a clock or asks for anything.
+
+A pool follows its ``stable`` plan. During a start or reload it has a ``trial`` plan too:
+
+    loading   the trial's mold imports; workers follow the stable plan
+    rolling   each slot gets a worker of the trial, one at a time (all at once where nothing serves)
+    proven    one worker of the trial has attended its slot: from now on gaps are filled with its like
+
+Then the supervisor adopts the trial as stable, or drops it, and reconciling does the rest. A pool
+without any plan closes: its workers drain, and it is done when it is empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from .children import Mold, Worker, describe_exit
+from .events import Plan, Say
+from .restarts import Backoff, Failures
+from .settings import Restart
+
+_TRIAL_KILLS = 3
+"""So many children of a trial may be killed from outside before the trial itself is blamed."""
+_ENDING = 5.0
+"""Seconds that a child may take to end after its channel did."""
+EXIT_BOOT = 75
+
+
+class Pool:
+    """The workers of one pool."""
+
+    def __init__(self, name: str, random: Random) -> None:
+        self.name = name
+        self.stable: Plan | None = None
+        self.trial: Plan | None = None
+        self.rolling = False
+        self.proven = False
+        self.trial_failure: tuple[str, int] | None = None
+        """Why the trial cannot be, and the exit code that stands for it."""
+        self.molds: dict[int, Mold] = {}
+        self.workers: dict[int, Worker] = {}
+        self.slots = 0
+        """Seats that have sockets. They only grow: closing one would reset its queue."""
+        self.restarts = 0
+        self.unsafe: set[int] = set()
+        """Generations whose import leaves behind what does not survive a fork."""
+        self.backoffs: dict[int, Backoff] = {}
+        self.mold_backoff = Backoff()
+        self.news: list[Say] = []
+        self._random = random
+        self._kills = 0
+        self._failures = Failures()
+
+    # --- plans ------------------------------------------------------------------------------------
+
+    def begin(self, plan: Plan) -> None:
+        """Try a plan; an earlier trial is forgotten."""
+        self.drop_trial()
+        self.trial = plan
+        self.mold_backoff.forgive()
+
+    def roll(self) -> None:
+        """Replace the workers: the import has succeeded everywhere."""
+        assert self.trial is not None
+        self.rolling = True
+        self.slots = max(self.slots, self.trial.slots, self.trial.workers)
+
+    def adopt_trial(self) -> None:
+        self.stable = self.trial
+        self.drop_trial()
+
+    def drop_trial(self) -> None:
+        self.trial = None
+        self.rolling = self.proven = False
+        self.trial_failure = None
+        self._kills = 0
+        self.backoffs.clear()
+        self._failures.forget()
+
+    def close(self) -> None:
+        """Let everything end; without a plan nothing new begins."""
+        self.stable = None
+        self.drop_trial()
+
+    def scale(self, workers: int) -> None:
+        if self.stable:
+            self.stable = replace(self.stable, workers=workers)
+        if self.trial:
+            self.trial = replace(self.trial, workers=workers)
+        self.slots = max(self.slots, workers)
+
+    # --- what is ----------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> Plan | None:
+        """The plan that workers are to follow."""
+        return self.trial if self.rolling else self.stable
+
+    @property
+    def closing(self) -> bool:
+        return self.stable is None and self.trial is None
+
+    @property
+    def policy(self) -> Restart:
+        plan = self.stable or self.trial
+        return plan.restart if plan else Restart()
+
+    @property
+    def empty(self) -> bool:
+        return not self.molds and not self.workers
+
+    @property
+    def serving(self) -> list[Worker]:
+        return [worker for worker in self.workers.values() if worker.serving]
+
+    @property
+    def imported(self) -> bool:
+        """Whether the trial, if there is one, can fork workers."""
+        return self.trial is None or self.ready_mold(self.trial) is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether every slot is attended as wanted and nobody else serves or will."""
+        plan = self.wanted
+        return (
+            plan is not None
+            and (self.trial is None or self.rolling)
+            and not any(worker.coming for worker in self.workers.values())
+            and {worker.slot for worker in self.serving} == set(range(plan.workers))
+            and all(self.good(worker) and worker.attends.get(worker.slot) for worker in self.serving)
+            and all(self.attended_by(slot) for slot in range(self.slots))
+        )
+
+    def good(self, worker: Worker) -> bool:
+        """Tell whether a worker is one that is wanted."""
+        plan = self.wanted
+        return (
+            plan is not None
+            and worker.generation == plan.generation
+            and worker.slot < plan.workers
+            and not worker.leaving
+        )
+
+    def ready_mold(self, plan: Plan) -> Mold | None:
+        for mold in self.molds.values():
+            if mold.generation == plan.generation and mold.state == "ready":
+                return mold
+        return None
+
+    def attended_by(self, slot: int) -> list[Worker]:
+        return [worker for worker in self.serving if worker.attends.get(slot)]
+
+    def degraded(self, now: float) -> bool:
+        return self._failures.too_many(now, self.policy.giving_up)
+
+    def deadline(self, now: float) -> float | None:
+        """Return when time alone will change something."""
+        times = [child.deadline for child in (*self.workers.values(), *self.molds.values())]
+        times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
+        times.append(self._failures.clears_at(now, self.policy.giving_up))
+        return min((at for at in times if at is not None and at > now), default=None)
+
+    # --- what happened ----------------------------------------------------------------------------
+
+    def mold_ready(self, mold: Mold, now: float) -> None:
+        if mold.state == "loading":
+            mold.state, mold.deadline = "ready", None
+            self._say("info", f"{mold} ready in {now - mold.since:.2f}s")
+
+    def mold_unsafe(self, mold: Mold, reason: str) -> None:
+        self.unsafe.add(mold.generation)
+        self._say("warning", f"{mold} cannot be forked safely: importing the application left {reason}; "
+                  "going on as with preload: false")  # fmt: skip
+
+    def born(self, worker: Worker, pid: int) -> None:
+        if worker.pid is None:
+            worker.pid = pid
+            if worker.state == "forking":
+                worker.state = "booting"
+
+    def ready(self, worker: Worker, now: float) -> None:
+        if worker.state == "booting":
+            worker.state, worker.served_from = "serving", now
+
+    def attending(self, worker: Worker, slot: int, now: float) -> None:
+        if not worker.serving or slot not in worker.attends:
+            return  # it was released or drained while it answered
+        first = worker.deadline is not None and slot == worker.slot
+        worker.attends[slot] = True
+        if first:
+            worker.deadline = None
+            self._say("info", f"{worker} ready in {now - worker.since:.2f}s")
+        if self.rolling and self.trial and worker.generation == self.trial.generation:
+            self.proven = True
+
+    def lost(self, child: Mold | Worker, now: float) -> None:
+        """A child's channel ended: it has ended too, or is beyond control."""
+        if isinstance(child, Worker) and child.pid is None:
+            self._forget_worker(child, "was never born", now)
+        elif child.deadline is None or child.deadline > now + _ENDING:
+            child.deadline, child.overdue = now + _ENDING, "closed its channel and did not end"
+
+    def exited(self, child: Mold | Worker, code: int, now: float) -> None:
+        if isinstance(child, Worker):
+            self._forget_worker(child, describe_exit(code), now, code)
+        else:
+            self._forget_mold(child, code, now)
+
+    def _forget_worker(self, worker: Worker, how: str, now: float, code: int = -1) -> None:
+        del self.workers[worker.id]
+        if worker.state in ("draining", "dying") and not worker.failure:
+            clean = code == 0 or worker.state == "dying"
+            self._say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
+            return
+        self._blame_trial(worker, worker.coming and code >= 0, how)
+        served = now - worker.served_from if worker.served_from is not None else 0.0
+        delay = self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
+        self._failures.add(now)
+        self.restarts += 1
+        after = f"after serving for {served:.1f}s" if worker.served_from is not None else "before it was ready"
+        again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
+        why = f": {worker.failure.strip()}" if worker.failure else ""
+        self._say("error", f"{worker} {how} {after}; {again}{why}")
+
+    def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
+        del self.molds[mold.id]
+        if mold.state in ("leaving", "dying") and not mold.failure:
+            return
+        self._blame_trial(mold, mold.state == "loading" and code >= 0, describe_exit(code))
+        delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
+        self._failures.add(now)
+        again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
+        why = f": {mold.failure.strip()}" if mold.failure else ""
+        self._say("error", f"{mold} {describe_exit(code)}; {again}; workers serve on{why}")
+
+    def _blame_trial(self, child: Mold | Worker, refused: bool, how: str) -> None:
+        """Tell a trial that cannot be from one that is being shot at.
+
+        Who says why it fails, runs out of time or exits on its own before it was ready would do so
+        again. A signal may come from outside, so a few are forgiven.
+        """
+        if self.trial is None or child.generation != self.trial.generation or self.trial_failure:
+            return
+        if not (child.failure or refused):
+            self._kills += 1
+            if self._kills < _TRIAL_KILLS:
+                return
+        self.trial_failure = (child.failure or f"{child} {how}", child.exit_code or EXIT_BOOT)
+
+    def _say(self, level: str, text: str) -> None:
+        self.news.append(Say(level, text))  # type: ignore[arg-type]

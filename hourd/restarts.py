@@ -1,0 +1,71 @@
+"""After a death at ``now``: how long to wait, and when to call a pool degraded.
+
+The first death in a row is answered at once: most crashes are single, and a client waits. From the
+second on the delay doubles up to a maximum, with jitter, so that workers felled by one cause do not
+come back in step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+from .settings import GivingUp, Restart
+
+_JITTER = 0.25
+
+
+class Backoff:
+    """The deaths in a row of one seat, and when the next attempt may be made."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+        self.until = float("-inf")
+
+    def failed(self, now: float, lived: float, policy: Restart, random: Random) -> float:
+        """Note a death and return the delay in seconds.
+
+        Args:
+            now: monotonic seconds.
+            lived: seconds for which the dead one had served; 0 if it never became ready.
+            policy: as configured.
+            random: the source of jitter.
+        """
+        if lived >= policy.giving_up.within:
+            self.in_a_row = 0
+        delay = 0.0
+        if self.in_a_row:
+            # The exponent is bounded: 2.0 ** 1024 overflows, and a pool may fail for months.
+            doubled = policy.backoff * 2.0 ** min(self.in_a_row - 1, 64)
+            delay = min(policy.backoff_max, doubled) * random.uniform(1 - _JITTER, 1 + _JITTER)
+        self.in_a_row += 1
+        self.until = now + delay
+        return delay
+
+    def forgive(self) -> None:
+        """Start anew: the code has changed."""
+        self.in_a_row = 0
+        self.until = float("-inf")
+
+
+class Failures:
+    """The deaths of a pool in a sliding window."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=1024)
+
+    def add(self, now: float) -> None:
+        self._times.append(now)
+
+    def too_many(self, now: float, limit: GivingUp) -> bool:
+        return sum(1 for at in self._times if at > now - limit.within) >= limit.failures
+
+    def clears_at(self, now: float, limit: GivingUp) -> float | None:
+        """Return when there will be few enough again, if there are too many now."""
+        recent = [at for at in self._times if at > now - limit.within]
+        if len(recent) < limit.failures:
+            return None
+        return recent[len(recent) - limit.failures] + limit.within
+
+    def forget(self) -> None:
+        self._times.clear()

@@ -1,0 +1,129 @@
+"""What can be configured: typed, with every default in its place, and no I/O.
+
+``config.py`` turns YAML into these types and checks every rule written here. The same types travel
+to molds and workers, so a field may be added and must not change its meaning.
+
+Markers that ``config.py`` reads from ``Meta.extra``:
+
+``unit``    how the value is written (``duration``, ``size``) or which form it has (``address``,
+            ``reference``, ``mode``)
+``later``   part of the contract, not implemented in this version: refused by name
+``hidden``  set by hourd, not by users
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from .units import Duration
+
+Address = Annotated[
+    str,
+    Meta(
+        extra={"unit": "address"},
+        examples=["0.0.0.0:8080", "[::1]:8080", ":8080", "unix:/run/hello.sock", "unix:@hello"],
+    ),
+]
+"""``HOST:PORT``, ``[::1]:PORT``, ``:PORT`` (every interface, IPv4 and IPv6), ``unix:/path``, ``unix:@abstract``."""
+
+Reference = Annotated[str, Meta(extra={"unit": "reference"}, examples=["hello.web:create_app"])]
+"""``module:object``, where object may have dots."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+"""A name that is safe in titles, logs, metrics and file names."""
+
+Later = Annotated[Any, Meta(extra={"later": True})]
+Hidden = Annotated[str, Meta(extra={"hidden": True})]
+
+
+class UnixSocket(Struct, frozen=True, kw_only=True):
+    """Who may connect to the server's unix sockets."""
+
+    mode: Annotated[int, Meta(extra={"unit": "mode"}, description="permission bits, octal")] = 0o666
+    owner: Annotated[str | None, Meta(description="user that owns the file; only root may set it")] = None
+    group: Annotated[str | None, Meta(description="group of the file")] = None
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """One asyncio server, run by every worker of its pool."""
+
+    kind: Annotated[str, Meta(description="a kind of `hourd kinds`, or module:object of your own")]
+    app: Annotated[Reference | None, Meta(description="the application, or what makes it")] = None
+    bind: Annotated[tuple[Address, ...], Meta(description="where it listens, one or a list", min_length=1)]
+    backlog: Annotated[int, Meta(ge=1, le=65535, description="connections that may wait in each slot")] = 2048
+    unix: Annotated[UnixSocket, Meta(description="mode and owner of its unix sockets")] = UnixSocket()
+    grace: Annotated[Duration, Meta(description="how long connections may finish once a worker drains")] = 30.0
+    tls: Later = None
+    proxy_protocol: Later = None
+    options: Annotated[dict[str, Any], Meta(description="what the kind itself takes")] = {}
+    where: Hidden = ""
+
+
+class Timeouts(Struct, frozen=True, kw_only=True):
+    """How long a worker may take."""
+
+    boot: Annotated[Duration, Meta(description="to import the application, and to become ready")] = 60.0
+    slow: Later = None
+    hung: Later = None
+
+
+class GivingUp(Struct, frozen=True, kw_only=True):
+    """When a pool counts as degraded."""
+
+    failures: Annotated[int, Meta(ge=1)] = 5
+    within: Duration = 60.0
+
+
+class Restart(Struct, frozen=True, kw_only=True):
+    """How fast what crashed is started again: at once the first time, then with growing delay."""
+
+    backoff: Annotated[Duration, Meta(description="delay before the second restart in a row; doubles")] = 0.1
+    backoff_max: Duration = 30.0
+    giving_up: GivingUp = GivingUp()
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """Identical workers, each running all servers of the pool in one event loop."""
+
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"],
+        Meta(description="how many; auto: the CPUs this process may use (affinity and cgroup quota)"),
+    ] = "auto"
+    preload: Annotated[bool, Meta(description="import the application once, before forking")] = True
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
+    lifespan: Annotated[Reference | None, Meta(description="async context manager around the worker's life")] = None
+    servers: Annotated[dict[Name, Server], Meta(min_length=1)]
+    timeouts: Timeouts = Timeouts()
+    restart: Restart = Restart()
+    recycle: Later = None
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """What is logged, and how it looks. hourd logs to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json", "journal"] = "text"
+    config: Annotated[
+        dict[str, Any] | None,
+        Meta(description="a logging.config.dictConfig mapping for molds and workers; the master keeps to standard error"),
+    ] = None
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """A daemon, whole."""
+
+    name: Annotated[Name, Meta(description="in titles, logs and metrics; default: the file's stem")]
+    directory: Annotated[
+        str, Meta(description="working directory, put first on sys.path; relative to this file")
+    ]
+    user: Annotated[str | None, Meta(description="workers and all user code run as this user; only root may set it")] = None
+    group: str | None = None
+    environment: Annotated[dict[str, str], Meta(description="added to the environment of molds and workers")] = field(
+        default_factory=dict
+    )
+    control: Annotated[str | None, Meta(description="path of the control socket")] = None
+    pid_file: str | None = None
+    log: Log = Log()
+    pools: Annotated[dict[Name, Pool], Meta(min_length=1)]
