@@ -6,7 +6,8 @@
                  +----------+----------+-----------+--> dying (SIGKILL was sent) -> (gone)
 
 A child is gone when it was reaped (``Exited``), or, while no process id is known, when its channel
-ended (``Lost``): then the fork never came to be.
+ended (``Lost``): then the fork never came to be. A born child that is lost counts for nothing, but
+keeps its place until it was reaped: only then is it known how it ended, and how long to wait.
 """
 
 from __future__ import annotations
@@ -17,51 +18,55 @@ from typing import Literal
 
 
 @dataclass(slots=True, kw_only=True)
-class Mold:
-    """A template process of a pool and a generation."""
+class Child:
+    """What molds and workers have in common."""
 
     id: int
     pool: str
     generation: int
-    preload: bool
-    since: float
-    deadline: float | None
-    overdue: str
-    state: Literal["loading", "ready", "leaving", "dying"] = "loading"
-    failure: str = ""
-    exit_code: int = 0
-
-    def __str__(self) -> str:
-        return f"mold {self.pool} gen={self.generation}"
-
-    @property
-    def usable(self) -> bool:
-        return self.state in ("loading", "ready")
-
-
-@dataclass(slots=True, kw_only=True)
-class Worker:
-    """A worker, from the wish to fork it until it was reaped."""
-
-    id: int
-    pool: str
-    slot: int
-    generation: int
-    mold: int
     since: float
     deadline: float | None
     overdue: str
     """Why it is killed when the deadline has come."""
-    grace: float
-    pid: int | None = None
-    state: Literal["forking", "booting", "serving", "draining", "dying"] = "forking"
-    leaving: bool = False
-    """It is to be replaced, and to drain then."""
+    lost: bool = False
+    """Its channel ended: nothing can be asked of it any more, and it is about to end."""
     killed: bool = False
     """SIGKILL was sent; a dying worker that is not born yet has that before it."""
     failure: str = ""
     """Why it will end, in its own words or for being overdue."""
     exit_code: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Mold(Child):
+    """A template process of a pool and a generation."""
+
+    preload: bool
+    state: Literal["loading", "ready", "leaving", "dying"] = "loading"
+
+    def __str__(self) -> str:
+        return f"mold {self.pool} gen={self.generation}"
+
+    @property
+    def ending(self) -> bool:
+        return self.state in ("leaving", "dying")
+
+    @property
+    def forks(self) -> bool:
+        return self.state == "ready" and not self.lost
+
+
+@dataclass(slots=True, kw_only=True)
+class Worker(Child):
+    """A worker, from the wish to fork it until it was reaped."""
+
+    slot: int
+    mold: int
+    grace: float
+    pid: int | None = None
+    state: Literal["forking", "booting", "serving", "draining", "dying"] = "forking"
+    leaving: bool = False
+    """It is to be replaced, and to drain then."""
     served_from: float | None = None
     attends: dict[int, bool] = field(default_factory=dict)
     """The slots it was told to attend, and whether it said that it does."""
@@ -72,12 +77,16 @@ class Worker:
         return f"worker {self.pool}/{self.slot} gen={self.generation}{pid}"
 
     @property
-    def serving(self) -> bool:
-        return self.state == "serving"
+    def ending(self) -> bool:
+        return self.state in ("draining", "dying")
 
     @property
     def coming(self) -> bool:
-        return self.state in ("forking", "booting")
+        return self.state in ("forking", "booting") and not self.lost
+
+    @property
+    def serving(self) -> bool:
+        return self.state == "serving" and not self.lost
 
 
 def describe_exit(code: int) -> str:

@@ -18,6 +18,7 @@ from dataclasses import replace
 from random import Random
 
 from .children import Mold, Worker, describe_exit
+from .errors import EXIT_BOOT
 from .events import Plan, Say
 from .restarts import Backoff, Failures
 from .settings import Restart
@@ -26,7 +27,6 @@ _TRIAL_KILLS = 3
 """So many children of a trial may be killed from outside before the trial itself is blamed."""
 _ENDING = 5.0
 """Seconds that a child may take to end after its channel did."""
-EXIT_BOOT = 75
 
 
 class Pool:
@@ -45,8 +45,6 @@ class Pool:
         self.slots = 0
         """Seats that have sockets. They only grow: closing one would reset its queue."""
         self.restarts = 0
-        self.unsafe: set[int] = set()
-        """Generations whose import leaves behind what does not survive a fork."""
         self.backoffs: dict[int, Backoff] = {}
         self.mold_backoff = Backoff()
         self.news: list[Say] = []
@@ -60,7 +58,6 @@ class Pool:
         """Try a plan; an earlier trial is forgotten."""
         self.drop_trial()
         self.trial = plan
-        self.mold_backoff.forgive()
 
     def roll(self) -> None:
         """Replace the workers: the import has succeeded everywhere."""
@@ -77,6 +74,7 @@ class Pool:
         self.rolling = self.proven = False
         self.trial_failure = None
         self._kills = 0
+        self.mold_backoff.forgive()
         self.backoffs.clear()
         self._failures.forget()
 
@@ -85,12 +83,12 @@ class Pool:
         self.stable = None
         self.drop_trial()
 
-    def scale(self, workers: int) -> None:
+    def scale(self, change: int) -> None:
         if self.stable:
-            self.stable = replace(self.stable, workers=workers)
+            self.stable = replace(self.stable, workers=max(1, self.stable.workers + change))
         if self.trial:
-            self.trial = replace(self.trial, workers=workers)
-        self.slots = max(self.slots, workers)
+            self.trial = replace(self.trial, workers=max(1, self.trial.workers + change))
+        self.slots = max(self.slots, self.wanted.workers if self.wanted else 0)
 
     # --- what is ----------------------------------------------------------------------------------
 
@@ -109,8 +107,12 @@ class Pool:
         return plan.restart if plan else Restart()
 
     @property
+    def children(self) -> list[Mold | Worker]:
+        return [*self.molds.values(), *self.workers.values()]
+
+    @property
     def empty(self) -> bool:
-        return not self.molds and not self.workers
+        return not self.children
 
     @property
     def serving(self) -> list[Worker]:
@@ -146,7 +148,7 @@ class Pool:
 
     def ready_mold(self, plan: Plan) -> Mold | None:
         for mold in self.molds.values():
-            if mold.generation == plan.generation and mold.state == "ready":
+            if mold.generation == plan.generation and mold.forks:
                 return mold
         return None
 
@@ -158,7 +160,7 @@ class Pool:
 
     def deadline(self, now: float) -> float | None:
         """Return when time alone will change something."""
-        times = [child.deadline for child in (*self.workers.values(), *self.molds.values())]
+        times = [child.deadline for child in self.children]
         times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
         times.append(self._failures.clears_at(now, self.policy.giving_up))
         return min((at for at in times if at is not None and at > now), default=None)
@@ -166,12 +168,16 @@ class Pool:
     # --- what happened ----------------------------------------------------------------------------
 
     def mold_ready(self, mold: Mold, now: float) -> None:
-        if mold.state == "loading":
+        if mold.state == "loading" and not mold.lost:
             mold.state, mold.deadline = "ready", None
             self._say("info", f"{mold} ready in {now - mold.since:.2f}s")
 
     def mold_unsafe(self, mold: Mold, reason: str) -> None:
-        self.unsafe.add(mold.generation)
+        """Its generation goes on with a mold that does not import the application."""
+        if self.stable and self.stable.generation == mold.generation:
+            self.stable = replace(self.stable, preload=False)
+        if self.trial and self.trial.generation == mold.generation:
+            self.trial = replace(self.trial, preload=False)
         self._say("warning", f"{mold} cannot be forked safely: importing the application left {reason}; "
                   "going on as with preload: false")  # fmt: skip
 
@@ -196,8 +202,13 @@ class Pool:
         if self.rolling and self.trial and worker.generation == self.trial.generation:
             self.proven = True
 
+    def failed(self, child: Mold | Worker, reason: str, exit_code: int) -> None:
+        if not child.ending:
+            child.failure, child.exit_code = reason, exit_code
+
     def lost(self, child: Mold | Worker, now: float) -> None:
         """A child's channel ended: it has ended too, or is beyond control."""
+        child.lost = True
         if isinstance(child, Worker) and child.pid is None:
             self._forget_worker(child, "was never born", now)
         elif child.deadline is None or child.deadline > now + _ENDING:
@@ -211,30 +222,35 @@ class Pool:
 
     def _forget_worker(self, worker: Worker, how: str, now: float, code: int = -1) -> None:
         del self.workers[worker.id]
-        if worker.state in ("draining", "dying") and not worker.failure:
+        if worker.ending and not worker.failure:
             clean = code == 0 or worker.state == "dying"
             self._say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
             return
-        self._blame_trial(worker, worker.coming and code >= 0, how)
+        self._blame_trial(worker, worker.served_from is None and code >= 0, how)
         served = now - worker.served_from if worker.served_from is not None else 0.0
         delay = self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
         self._failures.add(now)
         self.restarts += 1
-        after = f"after serving for {served:.1f}s" if worker.served_from is not None else "before it was ready"
-        again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
+        after = " before it was ready" if worker.pid else ""
+        if worker.served_from is not None:
+            after = f" after serving for {served:.1f}s"
         why = f": {worker.failure.strip()}" if worker.failure else ""
-        self._say("error", f"{worker} {how} {after}; {again}{why}")
+        self._say("error", f"{worker} {how}{after}; {self._again(delay)}{why}")
 
     def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
         del self.molds[mold.id]
-        if mold.state in ("leaving", "dying") and not mold.failure:
+        if mold.ending and not mold.failure:
             return
         self._blame_trial(mold, mold.state == "loading" and code >= 0, describe_exit(code))
         delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
         self._failures.add(now)
-        again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
         why = f": {mold.failure.strip()}" if mold.failure else ""
-        self._say("error", f"{mold} {describe_exit(code)}; {again}; workers serve on{why}")
+        self._say("error", f"{mold} {describe_exit(code)}; {self._again(delay)}; workers serve on{why}")
+
+    def _again(self, delay: float) -> str:
+        if self.closing:
+            return "no other is needed"
+        return f"next attempt in {delay:.1f}s" if delay else "starting another at once"
 
     def _blame_trial(self, child: Mold | Worker, refused: bool, how: str) -> None:
         """Tell a trial that cannot be from one that is being shot at.

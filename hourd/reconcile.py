@@ -1,8 +1,8 @@
 """Close the gap between what a pool has and what it wants.
 
 ``reconcile`` may be called at any time, after any event. It asks for nothing twice, since whatever
-it asks for it also notes in the pool. Its order matters: children that are overdue first, then
-molds, then workers, then who attends which slot; only then may anybody be told to drain.
+it asks for it also notes in the pool. Its order matters: children that are overdue first, then molds,
+then who attends which slot, and who may drain therefore; last who is to come.
 
 The promise is kept here: a slot is given to somebody new before it is taken from whoever has it, and
 a worker drains only when it attends nothing any more.
@@ -10,12 +10,16 @@ a worker drains only when it attends nothing any more.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from .children import Mold, Worker
 from .events import Action, Attend, Dismiss, Drain, Kill, Plan, Release, Say, Spawn, StartMold
 from .pool import Pool
 
+_DRAINING_GENERATIONS = 6
+"""So many may drain side by side: clients that never leave must not pile up workers without bound."""
 _HELPED_AFTER = 5.0
 """Seconds beyond what a child was given to end, after which it is killed."""
 
@@ -32,72 +36,70 @@ def reconcile(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action]:
     pool.news.clear()
     yield from _kill_overdue(pool, now)
     yield from _keep_molds(pool, ids, now)
-    yield from _kill_unwanted(pool)
-    yield from _keep_workers(pool, ids, now)
     yield from _keep_slots(pool)
     yield from _retire(pool, now)
+    yield from _cut_oldest(pool)
+    yield from _kill_unwanted(pool)
+    yield from _keep_workers(pool, ids, now)
 
 
 def kill_all(pool: Pool, reason: str) -> Iterator[Action]:
     """Yield what ends a pool at once."""
-    for child in (*pool.molds.values(), *pool.workers.values()):
+    for child in pool.children:
         yield from _kill(child, reason)
 
 
 def _kill_overdue(pool: Pool, now: float) -> Iterator[Action]:
-    for child in (*pool.molds.values(), *pool.workers.values()):
+    for child in pool.children:
         if child.deadline is not None and child.deadline <= now:
-            overdue = child.overdue
-            if child.state not in ("draining", "leaving", "dying"):
-                child.failure = child.failure or f"{child} {overdue}"
-            yield from _kill(child, overdue)
+            if not child.ending:
+                child.failure = child.failure or f"{child} {child.overdue}"
+            yield from _kill(child, child.overdue)
+            child.deadline = None
             if isinstance(child, Worker) and child.pid is None and child.mold in pool.molds:
                 # Its mold does not fork. Once that is gone, the request in its queue is gone too.
                 yield from _kill(pool.molds[child.mold], "does not fork")
-        elif isinstance(child, Worker) and child.state == "dying":
+        elif child.state == "dying":
             yield from _kill(child, child.overdue)
 
 
 def _kill(child: Mold | Worker, reason: str) -> Iterator[Action]:
-    """Kill now, or as soon as the child has a process id."""
-    child.deadline = None
-    child.overdue = reason
-    already = child.state == "dying" if isinstance(child, Mold) else child.killed
-    child.state = "dying"
-    if already or (isinstance(child, Worker) and child.pid is None):
+    """Kill now, or as soon as the child has a process id; until then its deadline stands."""
+    child.state, child.overdue = "dying", reason
+    if isinstance(child, Worker) and child.pid is None:
         return
-    if isinstance(child, Worker):
+    child.deadline = None
+    if not child.killed:
         child.killed = True
-    yield Say("warning" if child.failure else "info", f"killing {child}: it {reason}")
-    yield Kill(child.id, reason)
+        yield Say("warning" if child.failure else "info", f"killing {child}: it {reason}")
+        yield Kill(child.id, reason)
 
 
 def _keep_molds(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action]:
-    plans = [plan for plan in (pool.stable, pool.trial) if plan]
-    generations = {plan.generation for plan in plans}
+    plans = {plan.generation: plan for plan in (pool.stable, pool.trial) if plan}
     for mold in pool.molds.values():
-        unsafe = mold.preload and mold.generation in pool.unsafe
-        if mold.usable and (mold.generation not in generations or unsafe):
+        plan = plans.get(mold.generation)
+        if not mold.ending and (plan is None or mold.preload > plan.preload):
             mold.state, mold.deadline, mold.overdue = "leaving", now + _HELPED_AFTER, "did not end when dismissed"
-            yield Dismiss(mold.id)
-    for plan in plans:
-        there = any(mold.usable and mold.generation == plan.generation for mold in pool.molds.values())
-        if not there and pool.mold_backoff.until <= now and not pool.trial_failure:
+            if not mold.lost:
+                yield Dismiss(mold.id)
+    there = {mold.generation for mold in pool.molds.values() if not mold.ending}
+    for plan in plans.values():
+        if plan.generation not in there and pool.mold_backoff.until <= now and not pool.trial_failure:
             yield _start_mold(pool, plan, next(ids), now)
 
 
 def _start_mold(pool: Pool, plan: Plan, number: int, now: float) -> StartMold:
-    preload = plan.preload and plan.generation not in pool.unsafe
     pool.molds[number] = Mold(
         id=number,
         pool=pool.name,
         generation=plan.generation,
-        preload=preload,
+        preload=plan.preload,
         since=now,
         deadline=now + plan.boot,
         overdue=f"did not import the application within {plan.boot:g}s (timeouts.boot)",
     )
-    return StartMold(number, pool.name, plan.generation, preload)
+    return StartMold(number, pool.name, plan.generation, plan.preload)
 
 
 def _kill_unwanted(pool: Pool) -> Iterator[Action]:
@@ -136,7 +138,7 @@ def _keep_workers(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action
 
 def _plan_for(pool: Pool, slot: int, wanted: Plan) -> Plan | None:
     """Decide which plan the slot's next worker follows, or that it needs none now."""
-    there = [worker for worker in pool.workers.values() if worker.slot == slot and (worker.coming or worker.serving)]
+    there = [worker for worker in pool.workers.values() if worker.slot == slot and not worker.ending]
     if any(pool.good(worker) for worker in there):
         return None
     if any(worker.serving for worker in there):
@@ -150,12 +152,9 @@ def _plan_for(pool: Pool, slot: int, wanted: Plan) -> Plan | None:
 
 
 def _successor_comes(pool: Pool) -> bool:
-    """Tell whether a worker is on its way to a slot that another serves: one at a time."""
-    served = {worker.slot for worker in pool.serving if worker.attends.get(worker.slot)}
-    return any(
-        worker.slot in served and (worker.coming or (worker.serving and not worker.attends.get(worker.slot)))
-        for worker in pool.workers.values()
-    )
+    """Tell whether some seat has two: a worker and its successor. One at a time."""
+    seats = [worker.slot for worker in pool.workers.values() if worker.coming or worker.serving]
+    return len(seats) > len(set(seats))
 
 
 def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: float) -> Spawn:
@@ -175,12 +174,7 @@ def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: floa
 
 def _keep_slots(pool: Pool) -> Iterator[Action]:
     """Give each slot to the best there is, and take it from others once that one attends."""
-    if pool.closing:
-        return
-    for slot in range(pool.slots):
-        best = min(pool.serving, key=lambda worker: _distance(pool, worker, slot), default=None)
-        if best is None:
-            continue
+    for slot, best in _attendants(pool).items():
         if slot not in best.attends:
             best.attends[slot] = False
             yield Attend(best.id, slot)
@@ -190,23 +184,29 @@ def _keep_slots(pool: Pool) -> Iterator[Action]:
                     yield _release(worker, slot)
 
 
-def _distance(pool: Pool, worker: Worker, slot: int) -> tuple[bool, bool, bool, int, int, int]:
-    """Order the candidates for a slot: the least is the best.
+def _attendants(pool: Pool) -> dict[int, Worker]:
+    """Choose who is to attend each slot: its own workers come first, then the slots of others are spread.
 
-    Its own worker comes first, even an unwanted one: it stays until its successor attends. Then who
-    is wanted, who has the slot already (no needless change), and who has the least to do.
+    The own worker stays even when it is unwanted, until its successor can serve.
     """
-    plan = pool.wanted
-    own = worker.slot == slot and plan is not None and slot < plan.workers
-    others = len(worker.attends) - (slot in worker.attends)
-    return (
-        not own,
-        not pool.good(worker),
-        slot not in worker.attends,
-        others,
-        worker.connections,
-        worker.id,
-    )
+    serving = [] if pool.closing else pool.serving
+    seats = range(pool.wanted.workers if pool.wanted else 0)
+    own = {worker.slot for worker in serving if worker.slot in seats}
+    chosen: dict[int, Worker] = {}
+    load: Counter[int] = Counter()
+    for slot in sorted(range(pool.slots), key=lambda slot: slot not in own) if serving else ():
+        candidates = [worker for worker in serving if worker.slot == slot] if slot in own else serving
+        chosen[slot] = min(candidates, key=partial(_order, pool, slot, load))
+        load[chosen[slot].id] += 1
+    return chosen
+
+
+def _order(pool: Pool, slot: int, load: Counter[int], worker: Worker) -> tuple[bool, int, bool, int, int]:
+    """Order the candidates for a slot: who is wanted, has little to do, and has the slot already.
+
+    What a worker attends must not count for its load: choosing again has to give the same.
+    """
+    return (not pool.good(worker), load[worker.id], slot not in worker.attends, worker.connections, worker.id)
 
 
 def _release(worker: Worker, slot: int) -> Release:
@@ -226,3 +226,11 @@ def _retire(pool: Pool, now: float) -> Iterator[Action]:
         worker.deadline = now + worker.grace + _HELPED_AFTER
         worker.overdue = f"did not end within its grace of {worker.grace:g}s"
         yield Drain(worker.id)
+
+
+def _cut_oldest(pool: Pool) -> Iterator[Action]:
+    draining = [worker for worker in pool.workers.values() if worker.state == "draining"]
+    cut = sorted({worker.generation for worker in draining})[:-_DRAINING_GENERATIONS]
+    for worker in draining:
+        if worker.generation in cut:
+            yield from _kill(worker, f"is the oldest of more than {_DRAINING_GENERATIONS} generations that drain")

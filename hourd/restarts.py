@@ -13,6 +13,7 @@ from random import Random
 from .settings import GivingUp, Restart
 
 _JITTER = 0.25
+"""The share of a delay that chance may take off: the maximum that was configured stays one."""
 
 
 class Backoff:
@@ -37,7 +38,7 @@ class Backoff:
         if self.in_a_row:
             # The exponent is bounded: 2.0 ** 1024 overflows, and a pool may fail for months.
             doubled = policy.backoff * 2.0 ** min(self.in_a_row - 1, 64)
-            delay = min(policy.backoff_max, doubled) * random.uniform(1 - _JITTER, 1 + _JITTER)
+            delay = min(policy.backoff_max, doubled) * random.uniform(1 - _JITTER, 1)
         self.in_a_row += 1
         self.until = now + delay
         return delay
@@ -58,14 +59,14 @@ class Failures:
         self._times.append(now)
 
     def too_many(self, now: float, limit: GivingUp) -> bool:
-        return sum(1 for at in self._times if at > now - limit.within) >= limit.failures
+        return self.clears_at(now, limit) is not None
 
     def clears_at(self, now: float, limit: GivingUp) -> float | None:
         """Return when there will be few enough again, if there are too many now."""
-        recent = [at for at in self._times if at > now - limit.within]
-        if len(recent) < limit.failures:
+        if len(self._times) < limit.failures:
             return None
-        return recent[len(recent) - limit.failures] + limit.within
+        clears = self._times[-limit.failures] + limit.within
+        return clears if clears > now else None
 
     def forget(self) -> None:
         self._times.clear()

@@ -106,9 +106,9 @@ class Supervisor:
             case events.Misconfigured():
                 yield from self._refuse(event, now)
             case events.StopAsked():
-                yield from self._stop(event.now)
+                yield from self._stop(now, at_once=event.now)
             case events.Interrupted():
-                yield from self._stop(self._interrupted)
+                yield from self._stop(now, at_once=self._interrupted)
                 self._interrupted = True
             case events.ScaleAsked():
                 yield from self._scale(event.change)
@@ -119,18 +119,18 @@ class Supervisor:
 
     def _note_child(self, event: Event, now: float) -> None:
         """Pass on what concerns one child; a child that is gone may still be heard of."""
-        number = getattr(event, "worker", None) or getattr(event, "mold", None) or getattr(event, "child", None)
+        number = next(getattr(event, name) for name in ("worker", "mold", "child") if hasattr(event, name))
         for pool in self.pools.values():
-            if worker := pool.workers.get(number):  # type: ignore[arg-type]
+            if worker := pool.workers.get(number):
                 _note_worker(pool, worker, event, now)
-            elif mold := pool.molds.get(number):  # type: ignore[arg-type]
+            elif mold := pool.molds.get(number):
                 _note_mold(pool, mold, event, now)
 
     def _scale(self, change: int) -> Iterator[Action]:
-        for pool in itertools.islice(self.pools.values(), 1):
-            if plan := pool.wanted:
-                pool.scale(max(1, plan.workers + change))
-                yield events.Say("info", f"pool {pool.name}: {pool.wanted.workers if pool.wanted else 0} workers wanted")
+        pool = next((pool for pool in self.pools.values() if not pool.closing), None)
+        if pool:
+            pool.scale(change)
+            yield events.Say("info", f"pool {pool.name}: {change:+d} workers")
 
     # --- the transaction --------------------------------------------------------------------------
 
@@ -142,9 +142,16 @@ class Supervisor:
         self._asked = Transaction(self.attempts, now)
         yield events.Configure(self.attempts)
 
-    def _begin(self, event: events.Configured) -> Iterator[Action]:
+    def _take_asked(self, generation: int) -> Transaction | None:
+        """Return the reload that a configuration was read for, if it is still wanted."""
+        if self._asked is None or self._asked.generation != generation:
+            return None
         asked, self._asked = self._asked, None
-        if asked is None or asked.generation != event.generation or self.stopping:
+        return asked
+
+    def _begin(self, event: events.Configured) -> Iterator[Action]:
+        asked = self._take_asked(event.generation)
+        if asked is None:
             yield events.Abandon(event.generation)
             return
         if self.transaction:
@@ -163,14 +170,14 @@ class Supervisor:
 
     def _refuse(self, event: events.Misconfigured, now: float) -> Iterator[Action]:
         """Leave everything as it is, also a transaction under way."""
-        asked, self._asked = self._asked, None
-        if asked is None or asked.generation != event.generation:
+        asked = self._take_asked(event.generation)
+        if asked is None:
             return
         if self.generation or self.transaction:
             yield events.Say("error", f"reload refused, nothing was changed: {event.reason.strip()}")
         yield from self._conclude(asked, ok=False, reason=event.reason, now=now)
         if not (self.generation or self.transaction):
-            yield from self._fail(event.reason, event.exit_code)
+            yield from self._fail(event.reason, event.exit_code, now)
 
     def _advance(self, now: float) -> Iterator[Action]:
         """Take the transaction's next step, if it can be taken."""
@@ -197,13 +204,13 @@ class Supervisor:
             yield events.Notify("ready")
         yield from self._conclude(current, ok=False, reason=reason, now=now)
         if not self.generation:
-            yield from self._fail(reason, exit_code)
+            yield from self._fail(reason, exit_code, now)
 
-    def _fail(self, reason: str, exit_code: int) -> Iterator[Action]:
+    def _fail(self, reason: str, exit_code: int, now: float) -> Iterator[Action]:
         """End a start that led nowhere."""
         yield events.Say("error", f"cannot start: {reason.strip()}")
         self.exit_code = exit_code
-        yield from self._stop(now=True)
+        yield from self._stop(now, at_once=True)
 
     def _conclude(self, current: Transaction, *, ok: bool, reason: str, now: float) -> Iterator[Action]:
         yield events.Conclude(current.generation, ok, reason, now - current.since, current.answers)
@@ -237,17 +244,18 @@ class Supervisor:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _stop(self, now: bool) -> Iterator[Action]:
+    def _stop(self, now: float, *, at_once: bool) -> Iterator[Action]:
         if not self.stopping:
             self.stopping = True
-            yield events.Say("info", "stopping at once" if now else "stopping: connections may finish")
+            yield events.Say("info", "stopping at once" if at_once else "stopping: connections may finish")
             yield events.Notify("stopping")
-            if current := self.transaction:
-                self.transaction = None
-                yield events.Conclude(current.generation, False, "hourd was stopped meanwhile", 0.0, current.answers)
+            waiting = [current for current in (self.transaction, self._asked) if current]
+            self.transaction = self._asked = None
+            for current in waiting:
+                yield from self._conclude(current, ok=False, reason="hourd was stopped meanwhile", now=now)
             for pool in self.pools.values():
                 pool.close()
-        if now:
+        if at_once:
             for pool in self.pools.values():
                 yield from kill_all(pool, "is stopped at once")
 
@@ -281,7 +289,7 @@ def _note_mold(pool: Pool, mold: Mold, event: Event, now: float) -> None:
 def _note_any(pool: Pool, child: Mold | Worker, event: Event, now: float) -> None:
     match event:
         case events.Failed():
-            child.failure, child.exit_code = event.reason, event.exit_code
+            pool.failed(child, event.reason, event.exit_code)
         case events.Lost():
             pool.lost(child, now)
         case events.Exited():

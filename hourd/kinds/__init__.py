@@ -64,6 +64,8 @@ class Kind(abc.ABC):
     """Connections accepted so far."""
     requests = 0
     """Requests received so far, where the protocol has requests."""
+    errors = 0
+    """Exceptions of user code so far."""
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -1,0 +1,45 @@
+"""Users and groups that a configuration names."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from typing import Final
+
+ROOT: Final = 0
+
+
+def check_user(name: str) -> None:
+    """Check that a user exists and that this process may become it.
+
+    Raises:
+        ValueError: it is not so; the text says why, without the name.
+    """
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        raise ValueError("is no user of this system") from None
+    if os.geteuid() not in {ROOT, uid}:
+        raise ValueError(f"is another user than hourd's own, {_user(os.geteuid())}; only root may set one")
+
+
+def check_group(name: str) -> None:
+    """Check that a group exists and that this process may take it on, or give a file to it.
+
+    Raises:
+        ValueError: it is not so; the text says why, without the name.
+    """
+    try:
+        gid = grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        raise ValueError("is no group of this system") from None
+    if os.geteuid() != ROOT and gid not in {os.getegid(), *os.getgroups()}:
+        raise ValueError("is a group that hourd's own user is not in; only root may set one")
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

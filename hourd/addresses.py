@@ -1,0 +1,119 @@
+"""What stands behind ``bind:``: one text, one or two socket addresses.
+
+A host is an IP address and never a name: a name server that does not answer must not keep a daemon
+from starting, and one that answers differently must not move it elsewhere at a reload.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from . import __version__
+
+Family = Literal["inet", "inet6", "unix"]
+
+ADDRESS_HINT: Final = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path or unix:@name"
+UNIX_PATH_MAX: Final = 107
+"""Bytes of a unix socket's path, or of an abstract name: ``sun_path`` of unix(7) has 108, one of them a NUL."""
+
+_PORT_MAX: Final = 65535
+_PORT_DIGITS: Final = 5
+_SEVERAL: Final = {"": ("0.0.0.0", "[::]"), "localhost": ("127.0.0.1", "[::1]")}  # noqa: S104, what `:PORT` asks for
+_LATER: Final = ("systemd:", "fd:")
+
+
+class Address(Struct, frozen=True):
+    """Where one listener listens."""
+
+    family: Family
+    host: str = ""
+    """An IP address in its canonical text; empty for ``unix``."""
+    port: int = 0
+    """``0`` asks for any free port."""
+    path: str = ""
+    """Absolute, or the name without its ``@`` when ``abstract``; empty for IP addresses."""
+    abstract: bool = False
+
+    def __str__(self) -> str:
+        if self.family == "unix":
+            return f"unix:{'@' if self.abstract else ''}{self.path}"
+        host = f"[{self.host}]" if self.family == "inet6" else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def unique(self) -> bool:
+        """Whether only one server can have it; port 0 gives each its own."""
+        return self.family == "unix" or self.port != 0
+
+
+def parse(text: str) -> tuple[Address, ...]:
+    """Return the addresses that a text of ``bind:`` stands for.
+
+    ``:PORT`` and ``localhost:PORT`` are two, IPv4 first; everything else is one.
+
+    Raises:
+        ValueError: the text is no address. The message says what is wrong and does not repeat the
+            text, which may come from a secret.
+    """
+    if text.startswith(_LATER):
+        form = "systemd:NAME" if text.startswith("systemd:") else "fd:N"
+        raise ValueError(f"has the form {form}, which is not available yet in hourd {__version__}")
+    if text.startswith("unix:"):
+        return (_unix(text.removeprefix("unix:")),)
+    if "://" in text:
+        raise ValueError(f"is a URL; expected {ADDRESS_HINT}")
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError(f"has no port; expected {ADDRESS_HINT}")
+    return tuple(_inet(each, _port(port)) for each in _SEVERAL.get(host, (host,)))
+
+
+def _unix(path: str) -> Address:
+    abstract = path.startswith("@")
+    path = path[1:] if abstract else path
+    if not abstract and not path.startswith("/"):
+        raise ValueError("needs an absolute path: unix:/path, or unix:@name for an abstract one")
+    if not path.strip("/") or "\0" in path:
+        raise ValueError("names no socket; expected unix:/path or unix:@name")
+    if len(os.fsencode(path)) > UNIX_PATH_MAX:
+        raise ValueError(f"is too long; a unix socket's path has at most {UNIX_PATH_MAX} bytes")
+    return Address("unix", path=path if abstract else _canonical_path(path), abstract=abstract)
+
+
+def _canonical_path(path: str) -> str:
+    """Drop what changes nothing. ``..`` stays, since it means another place behind a symbolic link."""
+    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
+
+
+def _port(text: str) -> int:
+    # str.isdigit alone is true of digits of every script.
+    if not (text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS and int(text) <= _PORT_MAX):
+        raise ValueError(f"has no valid port; allowed are 0 to {_PORT_MAX}, 0 for any free one")
+    return int(text)
+
+
+def _inet(host: str, port: int) -> Address:
+    if host.startswith("[") and host.endswith("]"):
+        return Address("inet6", _literal(socket.AF_INET6, host[1:-1]), port)
+    if ":" in host:
+        raise ValueError("has an IPv6 address without brackets; write [::1]:8080")
+    return Address("inet", _literal(socket.AF_INET, host), port)
+
+
+def _literal(family: socket.AddressFamily, host: str) -> str:
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, host))
+    except (OSError, ValueError):
+        raise ValueError(_no_literal(family, host)) from None
+
+
+def _no_literal(family: socket.AddressFamily, host: str) -> str:
+    if family == socket.AF_INET6:
+        return "has no IPv6 address in its brackets; write one such as [::1]:8080, without a zone"
+    if host.replace(".", "").isdigit():
+        return "has no valid IPv4 address; write four numbers from 0 to 255"
+    return "is a name; write an IP address, localhost, or leave the host out for every interface"

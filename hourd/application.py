@@ -1,0 +1,118 @@
+"""Import what the user wrote. Nothing else in hourd imports user code.
+
+It happens in the mold (``preload: true``) or in each worker, always after privileges were dropped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from . import errors, kinds, settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A server's imported pieces."""
+
+    kind: type[kinds.Kind]
+    options: Any
+    app: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """Everything of a pool that is imported."""
+
+    servers: dict[str, Part]
+    lifespan: Any
+
+
+def load(pool: settings.Pool) -> Application:
+    """Import a pool's kinds, applications and lifespan.
+
+    Raises:
+        errors.BootError: user code could not be imported; the text holds its traceback.
+        errors.ConfigError: the options of a kind from another package are wrong.
+    """
+    servers = {name: _load_part(name, server) for name, server in pool.servers.items()}
+    lifespan = _resolve(pool.lifespan, "lifespan") if pool.lifespan else None
+    return Application(servers=servers, lifespan=lifespan)
+
+
+def explain(error: BaseException, what: str) -> str:
+    """Return a message with the traceback from the user's first line on.
+
+    Args:
+        error: what user code raised.
+        what: what hourd was doing, with the server's name.
+    """
+    formatted = traceback.TracebackException(type(error), error, _users_part(error.__traceback__))
+    text = "".join(formatted.format(chain=True)).rstrip()
+    if isinstance(error, SystemExit):
+        text += "\n(the code ended its process)"
+    return f"{what}:\n{text}"
+
+
+def _load_part(name: str, server: settings.Server) -> Part:
+    what = f"server {name}: cannot import kind {server.kind}"
+    try:
+        kind = kinds.load(server.kind)
+    except LookupError as error:
+        raise errors.ConfigError(f"server {name}: {error}") from None
+    except BaseException as error:
+        raise errors.BootError(explain(error, what)) from error
+    try:
+        options = msgspec.convert(server.options, kind.Options, strict=True)
+        unknown = set(server.options) - {field.encode_name for field in msgspec.structs.fields(kind.Options)}
+        if unknown:
+            raise msgspec.ValidationError(f"unknown: {', '.join(sorted(unknown))}")
+    except msgspec.ValidationError as error:
+        where = f"{server.where}: " if server.where else ""
+        raise errors.ConfigError(f"{where}options of server {name} (kind {server.kind}): {error}") from None
+    app = _resolve(server.app, f"server {name}: app") if server.app else None
+    return Part(kind=kind, options=options, app=app)
+
+
+def _resolve(reference: str, what: str) -> Any:
+    """Import ``module:object``."""
+    module_name, _, path = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for name in path.split("."):
+            found = getattr(found, name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise errors.BootError(explain(error, f"{what}: cannot import {reference}")) from error
+        looked = ", ".join(entry for entry in sys.path[:1] if entry)
+        raise errors.BootError(f"{what}: cannot import {reference}: no module named {error.name} in {looked} or installed") from None
+    except AttributeError as error:
+        if not _is_ours(error.__traceback__):
+            raise errors.BootError(explain(error, f"{what}: cannot import {reference}")) from error
+        raise errors.BootError(f"{what}: cannot import {reference}: {error}") from None
+    except BaseException as error:  # a module may well call sys.exit()
+        raise errors.BootError(explain(error, f"{what}: cannot import {reference}")) from error
+    return found
+
+
+def _users_part(tb: TracebackType | None) -> TracebackType | None:
+    """Skip the frames of hourd and of the import system at the top."""
+    while tb is not None and tb.tb_next is not None and not _is_users(tb):
+        tb = tb.tb_next
+    return tb if tb is not None and _is_users(tb) else None
+
+
+def _is_users(tb: TracebackType) -> bool:
+    name = tb.tb_frame.f_globals.get("__name__", "")
+    return not (name.startswith(("importlib", "hourd.")) or name == "hourd")
+
+
+def _is_ours(tb: TracebackType | None) -> bool:
+    """Tell whether the error arose in this module itself, not in what it imported."""
+    return tb is not None and tb.tb_next is None

@@ -1,0 +1,141 @@
+"""The rules of a configuration that go beyond types."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from msgspec import Struct, inspect
+
+from . import __version__, accounts, serving
+from .addresses import UNIX_PATH_MAX
+from .mistakes import join, shown
+from .notation import found
+from .reader import INVALID, FieldRule, Invalid, Reader, Rules
+from .settings import Log, Pool, Restart, Server, Settings, UnixSocket
+from .tree import Broken, Node, Scalar, Section
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NEVER: Final = ("/", "/etc")
+"""Never on ``sys.path``: anything may lie there, and become importable by accident."""
+
+
+def rules(folder: str) -> Rules:
+    """Return the rules, for one reading.
+
+    Args:
+        folder: where relative paths start, absolute.
+    """
+    listeners = serving.Listeners()
+    user, group = _checked(accounts.check_user), _checked(accounts.check_group)
+    paths = _Paths(folder)
+    return Rules(
+        fields={
+            (Settings, "user"): user,
+            (Settings, "group"): group,
+            (Settings, "directory"): paths.directory,
+            (Settings, "control"): paths.socket,
+            (Settings, "pid_file"): paths.file,
+            (Settings, "environment"): _environment,
+            (Log, "config"): _log_config,
+            (Pool, "workers"): _workers,
+            (Server, "kind"): serving.read_kind,
+            (Server, "options"): serving.defer_options,
+            (UnixSocket, "owner"): user,
+            (UnixSocket, "group"): group,
+        },
+        structs={Pool: serving.check_pool, Server: serving.check_server, Restart: _check_restart},
+        units={"address": listeners.add},
+    )
+
+
+def _checked(check: Callable[[str], None]) -> FieldRule:
+    """Return the rule that a text passes a check, whose ``ValueError`` says why it does not."""
+
+    def rule(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+        value = reader.read(node, type_, key)
+        if not (isinstance(value, str) and isinstance(node, Scalar)):
+            return value
+        try:
+            check(value)
+        except ValueError as error:
+            return reader.reject(node, key, f"{node.shown} {error}")
+        return value
+
+    return rule
+
+
+class _Paths(Struct, frozen=True):
+    """The rules of paths, which become absolute."""
+
+    folder: str
+
+    def file(self, reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+        value = reader.read(node, type_, key)
+        if value == "":
+            return reader.reject(node, key, "expected a path, got an empty text")
+        return os.path.abspath(os.path.join(self.folder, value)) if isinstance(value, str) else value
+
+    def socket(self, reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+        path = self.file(reader, node, type_, key)
+        if isinstance(path, str) and len(os.fsencode(path)) > UNIX_PATH_MAX:
+            return reader.reject(node, key, f"is too long; a socket's absolute path has at most {UNIX_PATH_MAX} bytes")
+        return path
+
+    def directory(self, reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+        path = self.file(reader, node, type_, key)
+        why = _no_directory(path) if isinstance(path, str) and isinstance(node, Scalar) else None
+        return reader.reject(node, key, f"{found(node).removeprefix('the text ')} {why}") if why else path
+
+
+def _no_directory(path: str) -> str | None:
+    if os.path.realpath(path) in _NEVER:
+        return "would stand on sys.path, and / and /etc must not; set directory to the application's own"
+    if not os.path.isdir(path):
+        return "is no directory" if os.path.exists(path) else "does not exist; expected a directory"
+    return None
+
+
+def _environment(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+    """Read values as they are written: to a process, ``8080`` and ``true`` are text."""
+    if not isinstance(node, Section):
+        return reader.read(node, type_, key)
+    for name, place in node.keys.items():
+        if not _VARIABLE.fullmatch(name):
+            wanted = f"{shown(name)} is no name of an environment variable; expected letters, digits and _"
+            reader.mistakes.add(place, join(key, name), wanted)
+    return {name: _text(reader, each, join(key, name)) for name, each in node.entries.items()}
+
+
+def _text(reader: Reader, node: Node, key: str) -> str | Invalid:
+    if isinstance(node, Scalar):
+        return node.text
+    return INVALID if isinstance(node, Broken) else reader.reject(node, key, f"expected text, got {found(node)}")
+
+
+def _log_config(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+    value = reader.read(node, type_, key)
+    if isinstance(value, dict):
+        version = value.get("version")
+        if version is not INVALID and (version != 1 or version is True):
+            wanted = "expected version: 1, which logging.config.dictConfig asks for"
+            reader.mistakes.add(node.place, join(key, "version"), wanted)
+    return value
+
+
+def _workers(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+    if isinstance(node, Section):
+        later = f"a range of workers is not available yet in hourd {__version__}; expected a number or auto"
+        return reader.reject(node, key, later)
+    return reader.read(node, type_, key)
+
+
+def _check_restart(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+    defaults = Restart()
+    first, most = values.get("backoff", defaults.backoff), values.get("backoff_max", defaults.backoff_max)
+    if isinstance(first, float) and isinstance(most, float) and first > most:
+        name = "backoff" if "backoff" in node.keys else "backoff_max"
+        why = "backoff is longer than backoff_max; expected at most as long"
+        reader.reject(node.entries[name], join(key, name), why)

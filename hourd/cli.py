@@ -1,0 +1,224 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from . import __version__, config, control, daemon, errors, kinds
+from .overrides import Overrides
+from .settings import Settings
+
+_DEFAULT_FILE = "/etc/hourd.yaml"
+_RUNTIME = "/run/hourd"
+
+Command = Callable[..., Any]
+
+
+class Group(click.Group):
+    """Ends with the exit code of a ``HourdError`` after printing it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.HourdError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hourd")
+def main() -> None:
+    """Supervise asyncio servers: keep N workers alive, reload without losing a connection."""
+
+
+_file = click.option(
+    "-c", "--config", "file", envvar="HOURD_CONFIG", metavar="FILE",
+    help=f"Configuration.  [default: {_DEFAULT_FILE}, if it exists]",
+)  # fmt: skip
+
+
+def _settings_options(command: Command) -> Command:
+    """Add what start and check have in common: the application or file, and what overrides it."""
+    for option in reversed(
+        (
+            click.argument("app", required=False, envvar="HOURD_APP"),
+            _file,
+            click.option("--kind", envvar="HOURD_KIND", default=config.DEFAULT_KIND, show_default=True,
+                         help="Kind of APP; see hourd kinds."),
+            click.option("--bind", envvar="HOURD_BIND", multiple=True, metavar="ADDRESS",
+                         help="Where to listen: HOST:PORT, :PORT, unix:/path. May be repeated."),
+            click.option("--workers", envvar="HOURD_WORKERS", metavar="N", help="Workers of the first pool, or auto."),
+            click.option("--name", envvar="HOURD_NAME", help="Name in titles, logs and metrics."),
+            click.option("--directory", envvar="HOURD_DIRECTORY", help="Working directory, put first on sys.path."),
+            click.option("--user", envvar="HOURD_USER", help="Run workers as this user."),
+            click.option("--group", envvar="HOURD_GROUP", help="Run workers as this group."),
+            click.option("--control", envvar="HOURD_CONTROL", metavar="PATH", help="Control socket."),
+            click.option("--pid-file", envvar="HOURD_PID_FILE", metavar="PATH", help="Write the master's process id."),
+            click.option("--log-level", envvar="HOURD_LOG_LEVEL", help="debug, info, warning or error."),
+            click.option("--log-format", envvar="HOURD_LOG_FORMAT", help="text, json or journal."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _reader(app: str | None, file: str | None, kind: str, **given: Any) -> Callable[[], config.Loaded]:
+    """Return what reads the configuration: from a file, or from APP and options."""
+    overrides = Overrides(**given)
+    if app and file:
+        raise click.UsageError("give either APP or --config, not both")
+    if app:
+        return lambda: config.from_app(app, environ=os.environ, overrides=overrides, kind=kind)
+    path = file or _default_file()
+    if path is None:
+        raise click.UsageError(f"nothing to run: give -c FILE or APP (there is no {_DEFAULT_FILE})")
+    return lambda: config.load(path, environ=os.environ, overrides=overrides)
+
+
+def _default_file() -> str | None:
+    return _DEFAULT_FILE if os.path.exists(_DEFAULT_FILE) else None
+
+
+@main.command()
+@_settings_options
+def start(**given: Any) -> None:
+    """Run in the foreground until stopped.
+
+    APP is module:object; without it, a configuration file says what to run.
+    """
+    read = _reader(**given)
+
+    def settings() -> Settings:
+        return read().settings
+
+    sys.exit(daemon.run(settings))
+
+
+@main.command()
+@_settings_options
+@click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets stay references.")
+@click.option("--import", "import_", is_flag=True, help="Also import every application, in a child process.")
+def check(print_: bool, import_: bool, **given: Any) -> None:
+    """Validate the configuration; report every mistake."""
+    loaded = _reader(**given)()
+    if import_:
+        from . import trial  # noqa: PLC0415, only this command needs it
+
+        trial.run(loaded.settings)
+    if print_:
+        from . import printing  # noqa: PLC0415, the master is to stay small
+
+        click.echo(printing.to_yaml(loaded), nl=False)
+    else:
+        click.echo("the configuration is right")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from . import schema as schemas  # noqa: PLC0415, the master is to stay small
+
+    click.echo(json.dumps(schemas.json_schema(), indent=2))
+
+
+@main.command("kinds")
+def list_kinds() -> None:
+    """List the kinds of server that can be run."""
+    for name in kinds.names():
+        entry = kinds.find(name)
+        summary = entry.summary if entry else ""
+        needs = f"  (pip install 'hourd[{entry.extra}]')" if entry and entry.extra else ""
+        click.echo(f"{name:<12} {summary}{needs}")
+
+
+def _talks(command: Command) -> Command:
+    """Add the ways to find a running daemon, and give the command its control socket's path."""
+
+    @_file
+    @click.option("--control", "place", envvar="HOURD_CONTROL", metavar="PATH", help="Control socket of the daemon.")
+    @functools.wraps(command)
+    def found(file: str | None, place: str | None, **given: Any) -> Any:
+        return command(path=place or _find(file), **given)
+
+    return found
+
+
+def _find(file: str | None) -> str:
+    path = file or _default_file()
+    if path is not None:
+        return config.control_path(config.load(path, environ=os.environ).settings, os.environ)
+    folder = os.path.dirname(config.control_path("any", os.environ))
+    try:
+        there = sorted(name for name in os.listdir(folder) if name.endswith(".sock"))
+    except OSError:
+        there = []
+    if len(there) == 1:
+        return os.path.join(folder, there[0])
+    several = f"several daemons have a control socket in {folder} ({', '.join(there)})"
+    raise errors.RefusedError(f"{several if there else f'no hourd runs in {folder}'}; say which: -c FILE or --control PATH")
+
+
+@main.command()
+@_talks
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+def status(path: str, json_: bool) -> None:
+    """Show what runs."""
+    answer = control.ask(path, control.Request("status"), timeout=10)
+    click.echo(json.dumps(answer.status) if json_ else _table(answer.status), nl=True)
+
+
+def _table(status: dict[str, Any]) -> str:
+    lines = [f"{status['name']}: {status['state']}, generation {status['generation']}, pid {status['pid']}, "
+             f"hourd {status['version']}, since {status['started_at']}"]  # fmt: skip
+    if (last := status["last_reload"]) and not last["ok"]:
+        lines.append(f"last reload (generation {last['generation']}, {last['at']}) was refused: {last['reason'].strip()}")
+    for name, pool in status["pools"].items():
+        places = ", ".join(f"{server} {' '.join(where)}" for server, where in pool["addresses"].items())
+        lines.append(f"\npool {name}: {pool['state']}, {pool['restarts']} restarts; {places}")
+        lines.append(f"{'slot':>4} {'pid':>8} {'gen':>4} {'state':<9}{'open':>7}{'accepted':>10}{'requests':>10}{'MiB':>7}{'up':>10}")
+        for each in sorted(pool["workers"], key=lambda worker: (worker["slot"], worker["generation"])):
+            memory = (each["rss_bytes"] or 0) / 1024**2
+            lines.append(
+                f"{each['slot']:>4} {each['pid'] or '-':>8} {each['generation']:>4} {each['state']:<9}{each['connections']:>7}"
+                f"{each['accepted']:>10}{each['requests']:>10}{memory:>7.0f}{each['uptime_s']:>9.0f}s"
+            )
+        for slot in pool["slots"]:
+            if not slot["attended_by"]:
+                lines.append(f"{slot['slot']:>4} is attended by nobody")
+    return "\n".join(lines)
+
+
+@main.command()
+@_talks
+def reload(path: str) -> None:
+    """Reload configuration and code, and wait for the result."""
+    answer = control.ask(path, control.Request("reload"))
+    if not answer.ok:
+        raise errors.RefusedError(f"reload refused, the old generation serves on: {answer.error.strip()}")
+    click.echo(f"reloaded to generation {answer.generation} in {answer.seconds:.2f}s")
+
+
+@main.command()
+@_talks
+@click.option("--now", is_flag=True, help="Cut all connections.")
+def stop(path: str, now: bool) -> None:
+    """Stop the daemon and wait for its end."""
+    pid = control.ask(path, control.Request("status"), timeout=10).status["pid"]
+    try:
+        process = os.pidfd_open(pid)
+    except OSError as error:
+        raise errors.from_os(error, f"watch process {pid}") from None
+    answer = control.ask(path, control.Request("stop", now=now), timeout=10)
+    if not answer.ok:
+        raise errors.RefusedError(answer.error)
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll()

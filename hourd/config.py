@@ -1,0 +1,182 @@
+"""YAML, environment and command line to settings; every mistake with file, line and key.
+
+Downwards: bytes to a tree (``document``), the command line into it (``overrides``), ``${...}``
+(``substitution``), the tree against the types of ``settings`` (``reader``) with the rules beyond types
+(``checks``, ``serving``). Each step notes its mistakes and goes on; at the end, all are raised at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, inspect
+
+from . import checks, document, errors, files, overrides, tree
+from .mistakes import Mistakes, Place, refusal, shown
+from .overrides import Overrides
+from .reader import Reader
+from .settings import Settings
+from .substitution import Substitution
+from .tree import Scalar, Section
+
+FILE_MAX: Final = 1024 * 1024
+DEFAULT_KIND: Final = "aiohttp"
+"""Without a file. The master never imports user code, and cannot look at the object to tell."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TYPE: Final = inspect.type_info(Settings)
+
+
+class Loaded(Struct, frozen=True, repr_omit_defaults=True):
+    """A configuration that was found right."""
+
+    settings: Settings
+    secrets: dict[tuple[str | int, ...], Scalar] = {}
+    """The values that may not be shown, by their path in the settings."""
+    file: str | None = None
+    """As it was named; ``None`` when there is none."""
+
+    def __repr__(self) -> str:
+        # Settings hold secrets in clear: they must not reach a log through a careless %r.
+        return f"Loaded({self.settings.name!r}, file={self.file!r})"
+
+
+def load(path: str, *, environ: Mapping[str, str], overrides: Overrides = overrides.NONE) -> Loaded:
+    """Read a configuration file.
+
+    Args:
+        path: the file; relative paths in it start at its folder.
+        environ: for ``${NAME}``, and ``CREDENTIALS_DIRECTORY``.
+        overrides: what the command line says instead.
+
+    Raises:
+        errors.ConfigError: there are mistakes; one line for each.
+        errors.NoPermissionError: the file may not be read.
+    """
+    mistakes = Mistakes()
+    root = document.parse(_content(path), path, mistakes)
+    stem = os.path.basename(path).removesuffix(".yaml").removesuffix(".yml")
+    folder = os.path.dirname(os.path.join(_cwd() or "/", path))
+    return _Loading(root, stem, folder, environ, mistakes).loaded(overrides, path)
+
+
+def from_app(
+    app: str, *, environ: Mapping[str, str], overrides: Overrides = overrides.NONE, kind: str = DEFAULT_KIND
+) -> Loaded:
+    """Make a configuration without a file: one pool ``main`` with one server ``main``.
+
+    Args:
+        app: ``module:object``; the module's top package is the default name.
+        environ: as for ``load``.
+        overrides: where ``bind`` must be given.
+        kind: of the server.
+
+    Raises:
+        errors.ConfigError: there are mistakes; one line for each, named by option.
+    """
+    mistakes = Mistakes()
+    here = Place("APP")
+    if not overrides.bind:
+        mistakes.add(Place("--bind"), "", "is missing; write where to listen, such as --bind 127.0.0.1:8080")
+    server = _section(here, kind=_literal(Place("--kind"), kind), app=_literal(here, app))
+    server = server if overrides.bind else server.having("bind", tree.Broken(Place("--bind")))
+    pool = _section(here, servers=_section(here, main=server))
+    root = _section(here, pools=_section(here, main=pool))
+    stem = re.split(r"[.:]", app, maxsplit=1)[0]
+    return _Loading(root, stem, _cwd() or "/", environ, mistakes).loaded(overrides, None)
+
+
+def control_path(settings: Settings | str, environ: Mapping[str, str]) -> str:
+    """Return the path of the control socket: as set, or the default place of a daemon's name.
+
+    Args:
+        settings: of the daemon, or just its name.
+        environ: ``RUNTIME_DIRECTORY`` is systemd's, and may list several; the first counts.
+    """
+    name = settings if isinstance(settings, str) else settings.name
+    if isinstance(settings, Settings) and settings.control:
+        return settings.control
+    runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    home = environ.get("XDG_RUNTIME_DIR", "")
+    folder = runtime or (os.path.join(home, "hourd") if home else "/run/hourd")
+    return os.path.join(folder, f"{name}.sock")
+
+
+class _Loading(Struct, frozen=True):
+    """A tree on its way to settings."""
+
+    root: Section
+    stem: str
+    folder: str
+    environ: Mapping[str, str]
+    mistakes: Mistakes
+
+    def loaded(self, options: Overrides, file: str | None) -> Loaded:
+        root = overrides.apply(self.root, options, self.mistakes)
+        root = self._with_directory(self._with_name(root))
+        root = self._substituted(root)
+        values = Reader(self.mistakes, checks.rules(self.folder)).read(root, _TYPE, "")
+        self.mistakes.raise_any()
+        return Loaded(_converted(values, root.place), tree.secrets(root), file)
+
+    def _with_name(self, root: Section) -> Section:
+        if "name" in root.entries:
+            return root
+        if not _NAME.fullmatch(self.stem):
+            self.mistakes.add(root.place, "name", f"is missing, and {shown(self.stem)} cannot be one; set name")
+            return root.having("name", tree.Broken(root.place))
+        return root.having("name", _literal(root.place, self.stem))
+
+    def _with_directory(self, root: Section) -> Section:
+        if "directory" in root.entries:
+            return root
+        here = _cwd()
+        if here is None:
+            self.mistakes.add(root.place, "directory", "the current directory does not exist any more; set directory")
+        return root.having("directory", _literal(root.place, here) if here else tree.Broken(root.place))
+
+    def _substituted(self, root: Section) -> Section:
+        node = Substitution(self.environ, self.folder, self.mistakes).apply(root)
+        # A mapping stays one; the type does not say so.
+        return node if isinstance(node, Section) else root
+
+
+def _converted(values: Any, place: Place) -> Settings:
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError:
+        # Its message may quote a secret, and the reader lets nothing through that ends here.
+        raise refusal(place, "the configuration is not allowed") from None
+
+
+def _content(path: str) -> bytes:
+    place = Place(path)
+    try:
+        return files.read(path, FILE_MAX)
+    except FileNotFoundError:
+        raise refusal(place, "there is no such file") from None
+    except PermissionError as error:
+        raise errors.NoPermissionError(f"{path}: cannot be read: {error.strerror}") from None
+    except files.UnusableError as error:
+        raise refusal(place, f"{error}; expected a YAML file") from None
+    except (OSError, ValueError) as error:
+        raise refusal(place, f"cannot be read: {getattr(error, 'strerror', None) or 'invalid path'}") from None
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _literal(place: Place, text: str) -> Scalar:
+    return Scalar(place, text, literal=True)
+
+
+def _section(place: Place, **entries: tree.Node) -> Section:
+    return Section(place, entries, dict.fromkeys(entries, place))

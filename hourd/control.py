@@ -1,0 +1,192 @@
+"""The control socket: how operators talk to a running daemon. Both ends.
+
+One JSON object a line asks, one answers. Only root and the user of the master may connect: the
+workers' user may not, so that a compromised worker cannot command the master.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from . import errors, unix
+
+_MODE = 0o600
+_BACKLOG = 16
+_CLIENTS = 64
+_REQUEST_LIMIT = 64 * 1024
+_CHUNK = 64 * 1024
+_PEER = struct.Struct("3i")
+_logger = logging.getLogger("hourd")
+
+
+class Request(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator asks."""
+
+    command: Literal["status", "reload", "stop"]
+    now: bool = False
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What an operator gets."""
+
+    ok: bool
+    error: str = ""
+    generation: int = 0
+    seconds: float = 0.0
+    status: Any = None
+
+
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+class Client:
+    """One connection of an operator, in the master."""
+
+    def __init__(self, sock: socket.socket, server: Control) -> None:
+        self._sock = sock
+        self._server = server
+        self._read = bytearray()
+        self._unsent = bytearray()
+
+    def answer(self, answer: Answer) -> None:
+        """Send as much as can be sent, and the rest when the client reads."""
+        self._unsent += msgspec.json.encode(answer) + b"\n"
+        self._flush()
+
+    def on_event(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._flush()
+        if mask & selectors.EVENT_READ:
+            self._receive()
+
+    def close(self) -> None:
+        self._server.forget(self, self._sock)
+        self._sock.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        self._server.watch(self, self._sock, write=bool(self._unsent))
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._read += data
+        if not data or len(self._read) > _REQUEST_LIMIT:
+            self.close()
+            return
+        *lines, rest = bytes(self._read).split(b"\n")
+        self._read[:] = rest
+        for line in lines:
+            self._obey(line)
+
+    def _obey(self, line: bytes) -> None:
+        try:
+            request = _decode_request(line)
+        except msgspec.MsgspecError as error:
+            self.answer(Answer(ok=False, error=f"not understood: {error}"))
+            return
+        self._server.on_request(request, self)
+
+
+class Control:
+    """The master's end: a listening socket and its clients, driven by the master's selector."""
+
+    def __init__(
+        self, path: str, selector: selectors.BaseSelector, on_request: Callable[[Request, Client], None]
+    ) -> None:
+        """Listen.
+
+        Raises:
+            errors.UnavailableError: another instance runs.
+            OSError: the place cannot be used.
+        """
+        self.on_request = on_request
+        self._selector = selector
+        self._clients: set[Client] = set()
+        self._sock, self._file = unix.listen(path, mode=_MODE, backlog=_BACKLOG)
+        selector.register(self._sock, selectors.EVENT_READ, self._accept)
+
+    def close(self) -> None:
+        for client in tuple(self._clients):
+            client.close()
+        self._selector.unregister(self._sock)
+        self._sock.close()
+        self._file.unlink()
+
+    def watch(self, client: Client, sock: socket.socket, *, write: bool) -> None:
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        if client in self._clients:
+            self._selector.modify(sock, mask, client.on_event)
+
+    def forget(self, client: Client, sock: socket.socket) -> None:
+        if client in self._clients:
+            self._clients.discard(client)
+            self._selector.unregister(sock)
+
+    def _accept(self, _mask: int) -> None:
+        try:
+            sock, _ = self._sock.accept()
+        except OSError as error:
+            _logger.warning("cannot accept on the control socket: %s", error.strerror)
+            return
+        _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        if uid not in (0, os.geteuid()) or len(self._clients) >= _CLIENTS:
+            sock.close()
+            return
+        sock.setblocking(False)
+        client = Client(sock, self)
+        self._clients.add(client)
+        self._selector.register(sock, selectors.EVENT_READ, client.on_event)
+
+
+def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
+    """Ask a running daemon and wait for its answer.
+
+    Args:
+        path: of the control socket.
+        request: what is asked.
+        timeout: seconds to wait; ``None`` waits until the daemon answers or ends.
+
+    Raises:
+        errors.RefusedError: no daemon is there, or it ended before it answered.
+        errors.NoPermissionError: this user may not ask.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            sock.sendall(msgspec.json.encode(request) + b"\n")
+            with sock.makefile("rb") as answers:
+                line = answers.readline()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise errors.RefusedError(f"no hourd runs with control socket {path}") from None
+        except PermissionError:
+            raise errors.NoPermissionError(f"only root and hourd's user may use the control socket {path}") from None
+        except TimeoutError:
+            raise errors.RefusedError(f"hourd at {path} did not answer within {timeout:g}s") from None
+        except OSError as error:
+            raise errors.RefusedError(f"cannot ask hourd at {path}: {error.strerror or error}") from None
+    if not line:
+        raise errors.RefusedError(f"hourd at {path} ended, or does not talk to this user")
+    return _decode_answer(line)

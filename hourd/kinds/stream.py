@@ -1,0 +1,53 @@
+"""``kind: stream``: any stream server written as a coroutine function of a reader and a writer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from msgspec import Struct
+
+from .. import errors
+from ..context import give_worker
+from .connections import StreamKind
+from .options import StreamOptions
+
+
+class Stream(StreamKind):
+    """Run ``app(reader, writer)`` for each connection, as ``asyncio.start_server`` would."""
+
+    Options: ClassVar[type[Struct]] = StreamOptions
+
+    async def open(self) -> None:
+        app = self.context.app
+        if not callable(app):
+            raise errors.BootError(f"app is {app!r}, expected a coroutine function of (reader, writer)")
+        self._handler = give_worker(app, self.context.worker, arguments=2)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def protocol(self) -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(limit=self.context.options.limit, loop=asyncio.get_running_loop())
+        return asyncio.StreamReaderProtocol(reader, self._connected)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._handle(reader, writer))
+        # The loop keeps only weak references to its tasks.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._handler(reader, writer)
+        except ConnectionError:
+            self.context.log.debug("the peer closed the connection", exc_info=True)
+        except Exception:
+            self.errors += 1
+            self.context.log.exception("error while serving %s", writer.get_extra_info("peername"))
+        finally:
+            writer.close()
+
+    async def close(self) -> None:
+        await super().close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

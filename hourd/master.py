@@ -1,0 +1,346 @@
+"""The loop: wait in one place, turn what happens into events, perform the actions.
+
+Rules. Nothing here decides and nothing waits but ``select``. No user code is imported. Every event
+and action is logged at level debug, so that a log is a transcript.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+from . import channel, control, cpus, errors, events, log, orders, systemd
+from .events import Event
+from .listeners import Listeners
+from .processes import Child, Processes
+from .settings import Pool, Settings
+from .signals import SIGNALS, Signals
+from .status import LastReload, report
+from .supervisor import Supervisor
+
+_logger = logging.getLogger("hourd")
+
+
+class Master:
+    """A running daemon."""
+
+    def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
+        """Take a configuration.
+
+        Args:
+            settings: what to start with.
+            read_again: returns the configuration as it is now, for a reload; raises ``HourdError``.
+        """
+        self._settings = settings
+        self._read_again = read_again
+        self._generations: dict[int, Settings] = {}
+        self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
+        self._selector = selectors.DefaultSelector()
+        self._signals = Signals()
+        self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
+        self._listeners = Listeners()
+        self._processes = Processes(self._watch, self._selector_forget)
+        self._control: control.Control | None = None
+        self._waiting: list[tuple[int, control.Client]] = []
+        self._events: deque[Event] = deque()
+        self._hearing = False
+        self._exit_code: int | None = None
+        self._started = time.time()
+        self._last_reload: LastReload | None = None
+        self._announced = ""
+
+    def listen(self, path: str) -> None:
+        """Open the control socket.
+
+        Raises:
+            errors.UnavailableError: another instance runs.
+            OSError: the place cannot be used.
+        """
+        self._control = control.Control(path, self._selector, self._on_request)
+
+    def run(self) -> int:
+        """Supervise until everything has ended; returns the exit code."""
+        try:
+            self._hear(events.ReloadAsked())
+            while self._exit_code is None:
+                deadline = self._supervisor.deadline(time.monotonic())
+                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+                for key, mask in self._selector.select(timeout):
+                    key.data(mask)
+                if deadline is not None and time.monotonic() >= deadline:
+                    self._hear(events.Elapsed())
+            return self._exit_code
+        finally:
+            if self._control:
+                self._control.close()
+            self._listeners.close()
+
+    # --- events in --------------------------------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        """Let the supervisor decide, and perform what it wants.
+
+        An action may make events, which come after all actions of the event before.
+        """
+        self._events.append(event)
+        if self._hearing:
+            return
+        self._hearing = True
+        while self._events and self._exit_code is None:
+            self._decide(self._events.popleft())
+        self._hearing = False
+        self._announce()
+
+    def _decide(self, event: Event) -> None:
+        _logger.debug("%r", event)
+        for action in self._supervisor.handle(event, time.monotonic()):
+            _logger.debug("    %r", action)
+            self._perform(action)
+
+    def _on_signals(self, _mask: int) -> None:
+        for number in self._signals.take():
+            match number:
+                case signal.SIGCHLD:
+                    self._reap()
+                case signal.SIGUSR1:
+                    for child in self._processes.all():
+                        self._tell(child.id, channel.Reopen())
+                case signal.SIGUSR2:
+                    _logger.warning("SIGUSR2: upgrading in place is not available yet")
+                case _:
+                    _logger.info("%s received", number.name)
+                    self._hear(SIGNALS[number])
+
+    def _reap(self) -> None:
+        while (pid := self._processes.peek()) is not None:
+            if not self._processes.is_known(pid):
+                # A worker that ended soon after its birth: its first message is still unread.
+                for child in tuple(self._processes.unborn()):
+                    self._on_child(child)
+            if reaped := self._processes.reap(pid):
+                child, code = reaped
+                self._on_child(child)  # its last words come before its death
+                self._processes.forget(child)
+                self._hear(events.Exited(child.id, code))
+
+    def _on_child(self, child: Child, _mask: int = 0) -> None:
+        """Hear everything that a child has said."""
+        while child.end is not None:
+            try:
+                packet = child.end.receive()
+            except BlockingIOError:
+                return
+            except channel.ProtocolError as error:
+                _logger.error("%s %s: it is not heard any more", self._processes.name(child), error)
+                packet = None
+            if packet is None:
+                self._lose(child)
+                return
+            event = self._understand(child, packet)
+            if event is None:
+                _logger.error("%s sent %r, which it may not: it is not heard any more",
+                              self._processes.name(child), packet.message)  # fmt: skip
+                self._lose(child)
+                return
+            self._hear(event)
+
+    def _lose(self, child: Child) -> None:
+        self._processes.close_channel(child)
+        if child.pid is None:
+            self._processes.forget(child)
+        self._hear(events.Lost(child.id))
+
+    def _understand(self, child: Child, packet: channel.Packet) -> Event | None:
+        """Turn a message into an event, or nothing when this child may not say it."""
+        match packet.message:
+            case channel.Refused(reason=reason, exit_code=code):
+                return events.Failed(child.id, reason, code)
+            case channel.Imported() if child.is_mold:
+                return events.MoldReady(child.id)
+            case channel.Unsafe(reason=reason) if child.is_mold:
+                return events.MoldUnsafe(child.id, reason)
+            case channel.Hello() if not child.is_mold and self._processes.be_born(child, packet.pid):
+                return events.Born(child.id, packet.pid)
+            case channel.Ready() if child.pid == packet.pid:
+                return events.Ready(child.id)
+            case channel.Attends(slot=slot) if child.pid == packet.pid:
+                return events.Attending(child.id, slot)
+            case channel.Leaving() if child.pid == packet.pid:
+                return events.Leaving(child.id)
+        return None
+
+    # --- actions out ------------------------------------------------------------------------------
+
+    def _perform(self, action: events.Action) -> None:  # noqa: C901, PLR0912, a table of all actions
+        match action:
+            case events.Say(level=level, text=text):
+                _logger.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
+            case events.Configure(generation=generation):
+                self._events.append(self._configure(generation))
+            case events.StartMold():
+                self._start_mold(action)
+            case events.Spawn():
+                self._spawn(action)
+            case events.Attend(worker=worker, slot=slot):
+                self._attend(worker, slot)
+            case events.Release(worker=worker, slot=slot):
+                self._tell(worker, channel.Release(slot))
+            case events.Drain(worker=worker):
+                self._tell(worker, channel.Drain())
+            case events.Dismiss(mold=mold):
+                self._tell(mold, channel.Quit())
+            case events.Kill(child=child):
+                self._processes.kill(child)
+            case events.Commit(generation=generation):
+                self._commit(generation)
+            case events.Abandon(generation=generation):
+                self._generations.pop(generation, None)
+                self._listeners.keep(*self._generations.values())
+            case events.Conclude():
+                self._conclude(action)
+            case events.Notify(what=what):
+                self._notify(what)
+            case events.Exit(exit_code=code):
+                self._exit_code = code
+
+    def _configure(self, generation: int) -> Event:
+        """Read the configuration and take its addresses; all or nothing."""
+        try:
+            settings = self._read_again() if self._generations else self._settings
+            self._listeners.prepare(settings)
+        except errors.HourdError as error:
+            return events.Misconfigured(generation, str(error), error.exit_code)
+        self._generations[generation] = settings
+        return events.Configured(generation, tuple(self._plan(settings, name, generation) for name in settings.pools))
+
+    def _plan(self, settings: Settings, name: str, generation: int) -> events.Plan:
+        pool: Pool = settings.pools[name]
+        return events.Plan(
+            pool=name,
+            generation=generation,
+            workers=cpus.available() if pool.workers == "auto" else pool.workers,
+            slots=self._listeners.slots(settings, name),
+            preload=pool.preload,
+            boot=pool.timeouts.boot,
+            grace=max(server.grace for server in pool.servers.values()),
+            restart=pool.restart,
+        )
+
+    def _start_mold(self, action: events.StartMold) -> None:
+        settings = self._generations[action.generation]
+        what = orders.make(settings, action.pool, generation=action.generation, preload=action.preload)
+        try:
+            self._processes.start_mold(action.mold, what, settings.environment)
+        except OSError as error:
+            reason = str(errors.from_os(error, f"execute a mold for pool {action.pool}"))
+            self._events += (events.Failed(action.mold, reason, errors.EXIT_SYSTEM), events.Exited(action.mold, errors.EXIT_SYSTEM))
+
+    def _spawn(self, action: events.Spawn) -> None:
+        try:
+            self._processes.spawn(action.worker, action.mold, action.slot)
+        except OSError as error:
+            _logger.error("%s", errors.from_os(error, f"have a worker of pool {action.pool} forked"))
+            self._events.append(events.Lost(action.worker))
+
+    def _tell(self, number: int, message: channel.Message, fds: tuple[int, ...] = ()) -> None:
+        """Send a message; a child that does not read is as good as lost."""
+        child = self._processes.get(number)
+        if child is not None and not self._processes.send(child, message, fds):
+            self._lose(child)
+
+    def _attend(self, worker: int, slot: int) -> None:
+        child = self._processes.get(worker)
+        if child is None:
+            return  # its end is among the events that wait
+        settings = self._generations[child.generation]
+        try:
+            lent = list(self._listeners.lend(settings, child.pool, slot, own=slot == child.slot))
+        except OSError as error:
+            _logger.error("%s", errors.from_os(error, f"bind slot {slot} for {self._processes.name(child)}"))
+            self._lose(child)
+            return
+        message = channel.Attend(slot, [(each.server, each.backlog) for each in lent])
+        self._tell(worker, message, tuple(each.socket.fileno() for each in lent))
+
+    def _commit(self, generation: int) -> None:
+        settings = self._generations[generation]
+        self._generations = {generation: settings}
+        self._listeners.keep(settings)
+        if settings.log != self._settings.log:
+            log.set_up(settings.log, blocking=False)
+        self._settings = settings
+
+    def _conclude(self, result: events.Conclude) -> None:
+        if result.generation > 1:
+            self._last_reload = LastReload(result, time.time())
+        answer = control.Answer(
+            ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3)
+        )
+        for client in [client for generation, client in self._waiting if generation in result.answers]:
+            client.answer(answer)
+        self._waiting = [entry for entry in self._waiting if entry[0] not in result.answers]
+
+    def _notify(self, what: str) -> None:
+        match what:
+            case "ready":
+                systemd.notify("READY=1")
+            case "reloading":
+                systemd.reloading()
+            case "stopping":
+                systemd.notify("STOPPING=1")
+
+    def _announce(self) -> None:
+        """Keep the service manager's status line true."""
+        state = self._supervisor.state(time.monotonic())
+        serving = sum(len(pool.serving) for pool in self._supervisor.pools.values())
+        text = f"{state}: {serving} workers serve, generation {self._supervisor.generation}"
+        if self._last_reload and not self._last_reload.ok:
+            text += f"; reload refused: {self._last_reload.reason.strip().splitlines()[-1]}"
+        if text != self._announced:
+            self._announced = text
+            systemd.notify(f"STATUS={text}")
+
+    # --- operators --------------------------------------------------------------------------------
+
+    def _on_request(self, request: control.Request, client: control.Client) -> None:
+        match request.command:
+            case "status":
+                client.answer(control.Answer(ok=True, status=self._report()))
+            case "stop":
+                _logger.info("stop asked%s", " at once" if request.now else "")
+                client.answer(control.Answer(ok=True))
+                self._hear(events.StopAsked(request.now))
+            case "reload" if self._supervisor.stopping:
+                client.answer(control.Answer(ok=False, error="hourd is stopping"))
+            case "reload":
+                _logger.info("reload asked")
+                self._waiting.append((self._supervisor.attempts + 1, client))
+                self._hear(events.ReloadAsked())
+
+    def _report(self) -> dict[str, object]:
+        return report(
+            self._supervisor,
+            self._processes,
+            self._listeners,
+            self._settings,
+            started=self._started,
+            last_reload=self._last_reload,
+            now=time.monotonic(),
+        )
+
+    # --- the selector -----------------------------------------------------------------------------
+
+    def _watch(self, child: Child) -> None:
+        assert child.end is not None
+        self._selector.register(child.end, selectors.EVENT_READ, lambda mask: self._on_child(child, mask))
+
+    def _selector_forget(self, child: Child) -> None:
+        assert child.end is not None
+        self._selector.unregister(child.end)
+
+

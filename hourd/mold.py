@@ -1,0 +1,241 @@
+"""A mold's life: import once, freeze, fork workers on request.
+
+A mold is executed anew for each pool and generation, so that it has the code of now and a fresh
+memory layout. It has no event loop and no threads. Its workers are forked twice: the one in between
+ends at once, and the master, being a child subreaper, becomes their parent.
+
+The master may die first. Then its channels end, workers drain by themselves, and a worker that does
+not is killed here at the end of its grace.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import logging.config
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+from setproctitle import setproctitle
+
+from . import channel, errors, log, orders, privileges
+from .application import Application, explain, load
+
+_LAST_HELP = 5.0
+"""Seconds beyond the longest grace after which an orphan is killed."""
+_logger = logging.getLogger("hourd.mold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What a newly forked worker has."""
+
+    orders: orders.Orders
+    application: Application | None
+    slot: int
+    channel: channel.ChildEnd
+    board_fd: int
+
+
+class Mold:
+    """The template of a pool's workers in one generation."""
+
+    def __init__(self, end: channel.ChildEnd, mine: orders.Orders) -> None:
+        self._channel = end
+        self._orders = mine
+        self._application: Application | None = None
+        self._workers: list[int] = []
+        """A pidfd for each worker that may be alive."""
+
+    def import_application(self) -> None:
+        """Import, and find out whether that can be forked."""
+        before = _sockets()
+        self._application = load(self._orders.settings)
+        if remains := _remains(before):
+            self._channel.send(channel.Unsafe(remains))
+        gc.collect()
+        # Objects that live now live as long as the mold. Frozen, the collector does not visit them,
+        # so that their pages stay shared with the workers.
+        gc.freeze()
+
+    def serve(self) -> Birth | None:
+        """Fork as asked. Returns a ``Birth`` in each worker, and ``None`` in the mold at its end."""
+        self._channel.send(channel.Imported())
+        while packet := self._channel.receive():
+            match packet.message:
+                case channel.Fork(slot=slot):
+                    worker_channel, board_fd = packet.fds
+                    if birth := self._fork(slot, worker_channel, board_fd):
+                        return birth
+                case channel.Reopen():
+                    log.reopen()
+                case channel.Quit():
+                    return None
+        self._outlive_master()
+        return None
+
+    def _fork(self, slot: int, channel_fd: int, board_fd: int) -> Birth | None:
+        ours, theirs = socket.socketpair()
+        # A signal between the fork and the worker's own handlers would be lost in the mold's: the
+        # worker unblocks them itself.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        between = os.fork()
+        if between == 0:
+            ours.close()
+            _fork_again(theirs)
+            self._forget_mold()
+            _wait_until_adopted(theirs)
+            end = channel.ChildEnd(socket.socket(fileno=channel_fd))
+            return Birth(orders=self._orders, application=self._application, slot=slot, channel=end, board_fd=board_fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        theirs.close()
+        os.close(channel_fd)
+        os.close(board_fd)
+        self._adopt(ours, between)
+        return None
+
+    def _adopt(self, ours: socket.socket, between: int) -> None:
+        """Take the worker's pidfd; once the one in between is gone, the worker is the master's."""
+        with ours:
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+            os.waitpid(between, 0)
+        self._workers = [fd for fd in self._workers if not _ended(fd)] + list(fds)
+
+    def _forget_mold(self) -> None:
+        """Close, in a worker, what belongs to the mold."""
+        self._channel.close()
+        for fd in self._workers:
+            os.close(fd)
+        self._workers.clear()
+
+    def _outlive_master(self) -> None:
+        """See that no worker outlives its grace when the master is dead."""
+        grace = max(server.grace for server in self._orders.settings.servers.values()) + _LAST_HELP
+        _logger.error("the master is gone: workers drain, and end within %.0fs", grace)
+        end = time.monotonic() + grace
+        for fd in self._workers:
+            if not _ended(fd, max(0.0, end - time.monotonic())):
+                _logger.error("a worker of %s did not end within its grace: killing it", self._orders.title)
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+
+
+def main() -> int:
+    """Live as a mold, and as a worker in each child that is forked from it."""
+    end = channel.ChildEnd(socket.socket(fileno=channel.MOLD_FD))
+    birth: Birth | None
+    try:
+        mold = _begin(end)
+        if mold is None:
+            return errors.EXIT_STOPPED
+        birth = mold.serve()
+    except errors.HourdError as error:
+        end.refuse(str(error), error.exit_code)
+        return error.exit_code
+    except (BrokenPipeError, ConnectionResetError):
+        return errors.EXIT_STOPPED  # the master is gone; no worker was forked yet
+    except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
+        end.refuse(explain(error, "the mold failed"), errors.EXIT_INTERNAL)
+        return errors.EXIT_INTERNAL
+    if birth is None:
+        return errors.EXIT_STOPPED
+    from . import worker  # noqa: PLC0415, a mold without preload stays small
+
+    return worker.main(birth)
+
+
+def _begin(end: channel.ChildEnd) -> Mold | None:
+    packet = end.receive()
+    if packet is None:
+        return None
+    mine = orders.read(*packet.fds)
+    if mine.protocol != channel.PROTOCOL:
+        raise errors.BootError("the installed hourd is not the one that runs: restart it")
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        # Handled, not ignored: what is ignored stays ignored in programs that user code executes.
+        signal.signal(number, _ignore)
+    setproctitle(f"hourd: mold {mine.title}")
+    _settle_in(mine)
+    mold = Mold(end, mine)
+    if mine.preload:
+        gc.disable()
+        mold.import_application()
+        # A worker enables it again.
+    return mold
+
+
+def _settle_in(mine: orders.Orders) -> None:
+    """Become the user, in the directory, with the logging that user code is to find."""
+    log.set_up(mine.log, blocking=True)
+    privileges.drop(mine.user, mine.group)
+    try:
+        os.chdir(mine.directory)
+    except OSError as error:
+        raise errors.from_os(error, f"enter directory {mine.directory}") from None
+    sys.path.insert(0, mine.directory)
+    if mine.log.config:
+        try:
+            logging.config.dictConfig({"disable_existing_loggers": False, **mine.log.config})
+        except (ValueError, TypeError, AttributeError, ImportError) as error:
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            raise errors.ConfigError(f"log.config: {error}{cause}") from None
+
+
+def _fork_again(theirs: socket.socket) -> None:
+    """Fork the worker, send its pidfd to the mold, and end. Returns in the worker only."""
+    try:
+        worker = os.fork()
+    except OSError:
+        os._exit(errors.EXIT_SYSTEM)  # the worker's channel ends unborn, and the master hears of it
+    if worker == 0:
+        return
+    try:
+        # The worker is our child until we end, so that its process id cannot mean another yet.
+        socket.send_fds(theirs, [b"."], [os.pidfd_open(worker)])
+    finally:
+        os._exit(errors.EXIT_STOPPED)
+
+
+def _wait_until_adopted(theirs: socket.socket) -> None:
+    """Wait until the one in between was reaped: only then is the master our parent."""
+    with theirs:
+        theirs.recv(1)
+
+
+def _remains(before: set[str]) -> str:
+    """Name what an import left behind that does not survive a fork, or return nothing."""
+    found = [f"thread {thread.name}" for thread in threading.enumerate() if thread is not threading.main_thread()]
+    native = len(os.listdir("/proc/self/task")) - 1 - len(found)
+    if native > 0:
+        found.append(f"{native} native thread(s)")
+    sockets = len(_sockets() - before)
+    if sockets:
+        found.append(f"{sockets} open socket(s)")
+    return ", ".join(found)
+
+
+def _sockets() -> set[str]:
+    names = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            names.add(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:
+            continue  # the descriptor of this very listing
+    return {name for name in names if name.startswith("socket:")}
+
+
+def _ended(pidfd: int, wait: float = 0.0) -> bool:
+    """Tell whether a process ended; a pidfd polls readable then (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(wait * 1000))
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    """Do nothing: the master decides, and tells it on the channel."""
+

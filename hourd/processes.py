@@ -1,0 +1,204 @@
+"""The processes of the daemon: executing molds, having workers forked, talking, killing, reaping.
+
+This is the only place that sends signals, and only to children that were not reaped.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from . import channel, orders, scoreboard
+
+_logger = logging.getLogger("hourd")
+_PROGRAM = "import sys; from hourd.mold import main; sys.exit(main())"
+_NOT_FOR_CHILDREN = (
+    "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+)  # fmt: skip
+_EVERY_SIGNAL = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """A mold or worker as the system knows it."""
+
+    id: int
+    end: channel.MasterEnd | None
+    is_mold: bool
+    pool: str
+    slot: int
+    generation: int
+    pid: int | None = None
+    board: scoreboard.Board | None = None
+    last: scoreboard.Record = field(default_factory=scoreboard.Record)
+
+    def read_board(self) -> scoreboard.Record:
+        if self.board:
+            self.last = self.board.read()
+        return self.last
+
+
+class Processes:
+    """All children, by the supervisor's ids and by the system's."""
+
+    def __init__(self, watch: Callable[[Child], None], unwatch: Callable[[Child], None]) -> None:
+        """Take what is to be done when a channel opens and before it closes."""
+        self._children: dict[int, Child] = {}
+        self._by_pid: dict[int, Child] = {}
+        self._watch = watch
+        self._unwatch = unwatch
+
+    def get(self, number: int) -> Child | None:
+        return self._children.get(number)
+
+    def all(self) -> tuple[Child, ...]:
+        return tuple(self._children.values())
+
+    def start_mold(self, number: int, what: orders.Orders, environment: Mapping[str, str]) -> None:
+        """Execute a mold and give it its orders.
+
+        Raises:
+            OSError: the system refused.
+        """
+        end, theirs = channel.pair()
+        try:
+            with theirs:
+                pid = _execute(theirs.fileno(), {**os.environ, **environment})
+        except OSError:
+            end.close()
+            raise
+        child = Child(number, end, is_mold=True, pool=what.pool, slot=-1, generation=what.generation, pid=pid)
+        self._add(child)
+        self._by_pid[pid] = child
+        fd = orders.write(what)
+        try:
+            self.send(child, channel.Begin(), (fd,))
+        finally:
+            os.close(fd)
+
+    def spawn(self, number: int, mold: int, slot: int) -> None:
+        """Have a mold fork a worker.
+
+        Raises:
+            OSError: the system refused.
+        """
+        parent = self._children[mold]
+        end, theirs = channel.pair()
+        child = Child(number, end, is_mold=False, pool=parent.pool, slot=slot, generation=parent.generation)
+        try:
+            with theirs:
+                fd = scoreboard.create()
+                child.board = scoreboard.Board(os.dup(fd), writable=False)
+                try:
+                    self.send(parent, channel.Fork(slot), (theirs.fileno(), fd))
+                finally:
+                    os.close(fd)
+        except OSError:
+            end.close()
+            raise
+        self._add(child)
+
+    def send(self, child: Child, message: channel.Message, fds: tuple[int, ...] = ()) -> bool:
+        """Send a message; returns whether the child may still be reading.
+
+        One that has ended is heard of by the end of its channel, so that is no failure here.
+        """
+        if child.end is None:
+            return True
+        try:
+            child.end.send(message, fds)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.ETOOMANYREFS):
+                _logger.error("%s does not read its channel", self.name(child))
+                return False
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                raise
+        return True
+
+    def be_born(self, child: Child, pid: int) -> bool:
+        """Accept the process id that the kernel gives for a worker's first message, if it is our child's."""
+        if child.pid is not None or pid in self._by_pid or not _is_our_child(pid):
+            return False
+        child.pid = pid
+        self._by_pid[pid] = child
+        return True
+
+    def kill(self, number: int) -> None:
+        child = self._children.get(number)
+        if child and child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+
+    def close_channel(self, child: Child) -> None:
+        if child.end:
+            self._unwatch(child)
+            child.end.close()
+            child.end = None
+
+    def forget(self, child: Child) -> None:
+        self.close_channel(child)
+        if child.board:
+            child.board.close()
+        del self._children[child.id]
+
+    def peek(self) -> int | None:
+        """Return the process id of a child that has ended and is not reaped yet, ours or foreign."""
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return None
+        return ended.si_pid if ended else None
+
+    def is_known(self, pid: int) -> bool:
+        return pid in self._by_pid
+
+    def reap(self, pid: int) -> tuple[Child, int] | None:
+        """Reap one that has ended; a foreign one (adopted as subreaper or as PID 1) is nobody."""
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        child = self._by_pid.pop(pid, None)
+        if child is None or ended is None:
+            _logger.debug("reaped foreign process %d", pid)
+            return None
+        return child, ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+    def unborn(self) -> Iterator[Child]:
+        return (child for child in self.all() if child.pid is None)
+
+    def name(self, child: Child) -> str:
+        what = "mold" if child.is_mold else "worker"
+        seat = child.pool if child.is_mold else f"{child.pool}/{child.slot}"
+        return f"{what} {seat} gen={child.generation} pid={child.pid}"
+
+    def _add(self, child: Child) -> None:
+        self._children[child.id] = child
+        self._watch(child)
+
+
+def _execute(channel_fd: int, environment: dict[str, str]) -> int:
+    for name in _NOT_FOR_CHILDREN:
+        environment.pop(name, None)
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-c", _PROGRAM],
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, channel_fd, channel.MOLD_FD),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        ],
+        # A group of its own: a terminal's ^C is for the master, which tells the others.
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=_EVERY_SIGNAL,
+    )
+
+
+def _is_our_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""What ``hourd status`` shows: the supervisor's view, with what the scoreboards and the kernel add."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+from . import __version__
+from .children import Worker
+from .events import Conclude
+from .listeners import Listeners
+from .pool import Pool
+from .processes import Processes
+from .settings import Settings
+from .supervisor import Supervisor
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STATES = {"forking": "booting", "booting": "booting", "serving": "serving", "draining": "draining", "dying": "draining"}
+
+
+class LastReload:
+    """How the last reload ended."""
+
+    def __init__(self, result: Conclude, at: float) -> None:
+        self.ok = result.ok
+        self.generation = result.generation
+        self.reason = result.reason
+        self.seconds = result.seconds
+        self.at = at
+
+    def show(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "generation": self.generation,
+            "reason": self.reason,
+            "seconds": round(self.seconds, 3),
+            "at": _timestamp(self.at),
+        }
+
+
+def report(
+    supervisor: Supervisor,
+    processes: Processes,
+    listeners: Listeners,
+    settings: Settings,
+    *,
+    started: float,
+    last_reload: LastReload | None,
+    now: float,
+) -> dict[str, Any]:
+    """Return the status as JSON types.
+
+    Args:
+        supervisor: the decisions.
+        processes: the children.
+        listeners: the addresses.
+        settings: as committed.
+        started: wall-clock seconds.
+        last_reload: if there was one.
+        now: monotonic seconds.
+    """
+    return {
+        "name": settings.name,
+        "version": __version__,
+        "pid": os.getpid(),
+        "state": supervisor.state(now),
+        "generation": supervisor.generation,
+        "started_at": _timestamp(started),
+        "last_reload": last_reload.show() if last_reload else None,
+        "pools": {
+            name: {
+                "state": supervisor.pool_state(pool, now),
+                "restarts": pool.restarts,
+                "molds": [_pid(processes, mold.id) for mold in pool.molds.values()],
+                "addresses": listeners.actual(settings, name) if name in settings.pools else {},
+                "slots": _slots(pool),
+                "workers": [_worker(processes, worker, now) for worker in pool.workers.values()],
+            }
+            for name, pool in supervisor.pools.items()
+        },
+    }
+
+
+def _slots(pool: Pool) -> list[dict[str, Any]]:
+    return [
+        {"slot": slot, "attended_by": [worker.pid for worker in pool.attended_by(slot)]} for slot in range(pool.slots)
+    ]
+
+
+def _worker(processes: Processes, worker: Worker, now: float) -> dict[str, Any]:
+    child = processes.get(worker.id)
+    board = child.read_board() if child else None
+    return {
+        "pid": worker.pid,
+        "slot": worker.slot,
+        "generation": worker.generation,
+        "state": _STATES[worker.state],
+        "beat_age_s": round(max(0.0, now - board.beat), 3) if board and board.beat else None,
+        "lag_s": round(board.lag, 4) if board else None,
+        "connections": board.connections if board else 0,
+        "accepted": board.accepted if board else 0,
+        "requests": board.requests if board else 0,
+        "errors": board.errors if board else 0,
+        "rss_bytes": _rss(worker.pid),
+        "private_bytes": _private(worker.pid),
+        "uptime_s": round(now - worker.since, 1),
+    }
+
+
+def _pid(processes: Processes, number: int) -> int | None:
+    child = processes.get(number)
+    return child.pid if child else None
+
+
+def _rss(pid: int | None) -> int | None:
+    """Read the resident set (statm, proc(5))."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return None
+
+
+def _private(pid: int | None) -> int | None:
+    """Read what no other process shares (smaps_rollup, proc(5)); ``None`` where that is not allowed."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return None
+    return sum(int(line[1]) for line in lines if line[0] in ("Private_Clean:", "Private_Dirty:")) * 1024
+
+
+def _timestamp(at: float) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,250 @@
+"""A worker's life: open everything, say so, attend what it is told to, drain, close.
+
+One event loop runs all servers of the pool. ``Life.live`` is the whole story, to be read downwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from setproctitle import setproctitle
+
+from . import channel, context, errors, kinds, log, scoreboard
+from .application import Application, explain, load
+
+if TYPE_CHECKING:
+    from .mold import Birth
+
+_BEAT = 0.5
+"""Seconds between two beats."""
+_LOOK = 0.02
+"""Seconds between two looks at how many connections are left, while draining."""
+_logger = logging.getLogger("hourd.worker")
+
+
+class OrphanedError(Exception):
+    """The master is gone."""
+
+
+class Life:
+    """What a worker has while it lives."""
+
+    def __init__(self, birth: Birth) -> None:
+        self._birth = birth
+        self._pool = birth.orders.settings
+        self._channel = birth.channel
+        self._commands: asyncio.Queue[channel.Message | None] = asyncio.Queue()
+        self._fds: dict[int, tuple[int, ...]] = {}
+        self._board = scoreboard.Board(birth.board_fd, writable=True)
+        self._servers: dict[str, kinds.Kind] = {}
+        self._listening: dict[int, list[kinds.Listening]] = {}
+        self._places: dict[str, str] = {}
+        self._errors = 0
+        self._worker = context.Worker(
+            name=birth.orders.name,
+            pool=birth.orders.pool,
+            slot=birth.slot,
+            generation=birth.orders.generation,
+            log=logging.getLogger("hourd.worker"),
+        )
+
+    async def live(self) -> None:
+        """Live, from the first moment in the event loop to the last."""
+        self._hear()
+        self._beat(asyncio.get_running_loop().time())
+        async with contextlib.AsyncExitStack() as stack:
+            boot = asyncio.ensure_future(self._boot(stack))
+            orphaned = asyncio.ensure_future(self._until_orphaned(boot))
+            await boot
+            orphaned.cancel()
+            self._channel.send(channel.Ready())
+            await self._obey()
+            await self._drain()
+
+    # --- boot -------------------------------------------------------------------------------------
+
+    async def _boot(self, stack: contextlib.AsyncExitStack) -> None:
+        """Open the lifespan and every server. Whatever fails here is told to the master."""
+        self._worker.make_current()
+        application = self._birth.application or load(self._pool)
+        await self._attempt("lifespan", self._enter_lifespan(stack, application))
+        for name, part in application.servers.items():
+            what = f"server {name} (kind {self._pool.servers[name].kind})"
+            kind = await self._attempt(what, self._open(name, part))
+            self._servers[name] = kind
+
+    async def _attempt(self, what: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await coroutine
+        except errors.HourdError as error:
+            raise type(error)(f"{what}: {error}") from error
+        except Exception as error:
+            raise errors.BootError(explain(error, f"{what} failed to open")) from error
+
+    async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, application: Application) -> None:
+        if application.lifespan is not None:
+            lifespan = context.give_worker(application.lifespan, self._worker)
+            self._worker.state = await stack.enter_async_context(lifespan())
+
+    async def _open(self, name: str, part: Any) -> kinds.Kind:
+        server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
+        kind: kinds.Kind = part.kind(
+            kinds.Context(server=name, app=part.app, options=part.options, worker=self._worker, log=server_log)
+        )
+        await kind.open()
+        return kind
+
+    # --- the master -------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """Listen to the master and to signals, and let in the signals that came since the fork."""
+        loop = asyncio.get_running_loop()
+        self._channel.set_blocking(False)
+        loop.add_reader(self._channel.fileno(), self._receive)
+        loop.add_signal_handler(signal.SIGTERM, self._leave)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            # Handled, not ignored: what is ignored stays ignored in programs that user code executes.
+            loop.add_signal_handler(number, _ignore)
+        loop.set_exception_handler(self._on_error)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    def _receive(self) -> None:
+        """Queue what the master says; ``None`` stands for its end."""
+        with contextlib.suppress(BlockingIOError):
+            while packet := self._channel.receive():
+                if isinstance(packet.message, channel.Attend):
+                    self._fds[packet.message.slot] = packet.fds
+                self._commands.put_nowait(packet.message)
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._commands.put_nowait(None)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then its end is in the queue
+            self._channel.send(channel.Leaving())
+
+    async def _until_orphaned(self, boot: asyncio.Future[None]) -> None:
+        """Give up booting when the master is gone: nobody will ever tell this worker to attend."""
+        while (command := await self._commands.get()) is not None:
+            if isinstance(command, channel.Drain):
+                break
+        boot.cancel()
+
+    async def _obey(self) -> None:
+        """Do what the master says until it says drain, or is gone."""
+        while True:
+            match await self._commands.get():
+                case channel.Attend() as attend:
+                    await self._attend(attend)
+                case channel.Release(slot=slot):
+                    self._release(slot)
+                case channel.Reopen():
+                    log.reopen()
+                case channel.Drain():
+                    return
+                case None:
+                    _logger.error("the master is gone: draining")
+                    return
+
+    async def _attend(self, attend: channel.Attend) -> None:
+        listening = self._listening.setdefault(attend.slot, [])
+        for (server, backlog), fd in zip(attend.sockets, self._fds.pop(attend.slot), strict=True):
+            sock = socket.socket(fileno=fd)
+            sock.setblocking(False)
+            self._places[str(sock.getsockname())] = server
+            listening.append(await self._servers[server].listen(sock, backlog))
+        self._channel.send(channel.Attends(attend.slot))
+
+    def _release(self, slot: int) -> None:
+        for listening in self._listening.pop(slot, ()):
+            listening.close()
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Let what is open finish, each server within its own grace."""
+        for slot in tuple(self._listening):
+            self._release(slot)
+        self._worker.draining.set()
+        await asyncio.gather(*(self._drain_server(name, server) for name, server in self._servers.items()))
+
+    async def _drain_server(self, name: str, server: kinds.Kind) -> None:
+        grace = self._pool.servers[name].grace
+        try:
+            server.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    while server.connections:
+                        await asyncio.sleep(_LOOK)
+            if left := server.connections:
+                server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
+            await server.close()
+        except Exception:
+            server.context.log.exception("server %s failed to close", name)
+
+    # --- health -----------------------------------------------------------------------------------
+
+    def _beat(self, due: float) -> None:
+        """Write the scoreboard. The loop itself does it, so that a beat proves that the loop turns."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._board.write(
+            scoreboard.Record(
+                beat=time.monotonic(),
+                lag=max(0.0, now - due),
+                connections=sum(server.connections for server in self._servers.values()),
+                accepted=sum(server.accepted for server in self._servers.values()),
+                requests=sum(server.requests for server in self._servers.values()),
+                errors=self._errors + sum(server.errors for server in self._servers.values()),
+            )
+        )
+        loop.call_at(now + _BEAT, self._beat, now + _BEAT)
+
+    def _on_error(self, _loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
+        """Log what user code raised in a callback or a forgotten task, with the server's name if known."""
+        self._errors += 1
+        transport = about.get("transport")
+        place = str(transport.get_extra_info("sockname")) if transport is not None else ""
+        server = self._places.get(place)
+        logger = self._servers[server].context.log if server else _logger
+        error = about.get("exception")
+        logger.error("%s", about.get("message", "error in the event loop"), exc_info=error)
+
+
+def main(birth: Birth) -> int:
+    """Live as a worker; returns the exit code."""
+    mine = birth.orders
+    setproctitle(f"hourd: worker {birth.slot} {mine.title}")
+    gc.enable()
+    try:
+        birth.channel.send(channel.Hello())
+        with asyncio.Runner(loop_factory=_loop_factory(mine.settings.loop)) as runner:
+            runner.run(Life(birth).live())
+    except errors.HourdError as error:
+        birth.channel.refuse(str(error), error.exit_code)
+        return error.exit_code
+    except (BrokenPipeError, ConnectionResetError, asyncio.CancelledError):
+        return errors.EXIT_STOPPED  # the master went, or changed its mind, while this worker booted
+    except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
+        birth.channel.refuse(explain(error, "the worker failed"), errors.EXIT_INTERNAL)
+        return errors.EXIT_INTERNAL
+    return errors.EXIT_STOPPED
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    if name == "asyncio":
+        return asyncio.new_event_loop
+    import uvloop  # noqa: PLC0415, only where it is wanted
+
+    return uvloop.new_event_loop
+
+
+def _ignore() -> None:
+    """Do nothing: the master decides, and tells it on the channel."""

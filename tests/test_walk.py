@@ -1,0 +1,53 @@
+"""Walks: whatever happens, in whatever order, the laws of ``world.py`` hold."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from hourd import events as e
+
+from .world import World
+
+SEEDS = 100
+EVENTS = 200_000
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_laws_hold(seed: int) -> None:
+    random = Random(seed)
+    heard = 0
+    while heard < EVENTS // SEEDS:
+        heard += _live(random)
+    assert heard * SEEDS >= EVENTS
+
+
+def _live(random: Random) -> int:
+    """Let a daemon live from start to end and return how many events it heard of."""
+    world = World(random, ills=random.choice((0.0, 0.05, 0.15, 0.4)))
+    rush = random.choice((0.1, 0.5, 2.0, 10.0))
+    world.tell(e.ReloadAsked())
+    for _ in range(random.choice((3, 30, 300))):
+        world.run(random.expovariate(1 / rush))
+        world.trouble()
+    if random.random() < 0.7:
+        _calm(world)
+    _stop(world)
+    return world.heard
+
+
+def _calm(world: World) -> None:
+    """Let nothing go wrong any more: then everything comes right."""
+    world.ills = 0.0
+    world.run(600)
+    if world.exit_code is None:
+        world.check_settled()
+
+
+def _stop(world: World) -> None:
+    for event in world.random.choice(((e.StopAsked(),), (e.StopAsked(now=True),), (e.Interrupted(), e.Interrupted()))):
+        world.tell(event)
+        world.run(world.random.random())
+    world.run(60)
+    assert world.exit_code is not None
