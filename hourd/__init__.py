@@ -22,6 +22,6 @@ _HOMES = {"Worker": "context", "Context": "kinds", "Kind": "kinds", "register": 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415, only those who ask pay for it
+    from . import context, kinds  # noqa: PLC0415, only those who ask pay for them
 
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr({"context": context, "kinds": kinds}[_HOMES[name]], name)

@@ -22,7 +22,7 @@ UNIX_PATH_MAX: Final = 107
 
 _PORT_MAX: Final = 65535
 _PORT_DIGITS: Final = 5
-_SEVERAL: Final = {"": ("0.0.0.0", "[::]"), "localhost": ("127.0.0.1", "[::1]")}  # noqa: S104, what `:PORT` asks for
+_SEVERAL: Final = {"": ("0.0.0.0", "[::]"), "localhost": ("127.0.0.1", "[::1]")}
 _LATER: Final = ("systemd:", "fd:")
 
 

@@ -68,16 +68,24 @@ def _load_part(name: str, server: settings.Server) -> Part:
         raise errors.ConfigError(f"server {name}: {error}") from None
     except BaseException as error:
         raise errors.BootError(explain(error, what)) from error
-    try:
-        options = msgspec.convert(server.options, kind.Options, strict=True)
-        unknown = set(server.options) - {field.encode_name for field in msgspec.structs.fields(kind.Options)}
-        if unknown:
-            raise msgspec.ValidationError(f"unknown: {', '.join(sorted(unknown))}")
-    except msgspec.ValidationError as error:
-        where = f"{server.where}: " if server.where else ""
-        raise errors.ConfigError(f"{where}options of server {name} (kind {server.kind}): {error}") from None
+    options = _convert_options(name, server, kind)
     app = _resolve(server.app, f"server {name}: app") if server.app else None
     return Part(kind=kind, options=options, app=app)
+
+
+def _convert_options(name: str, server: settings.Server, kind: type[kinds.Kind]) -> Any:
+    """Check options against the kind's own type; those of built-in kinds were checked before."""
+    what = f"options of server {name} (kind {server.kind})"
+    if server.where:
+        what = f"{server.where}: {what}"
+    known = {field.encode_name for field in msgspec.structs.fields(kind.Options)}
+    if unknown := sorted(set(server.options) - known):
+        allowed = ", ".join(sorted(known)) or "none"
+        raise errors.ConfigError(f"{what}: unknown {', '.join(unknown)}; allowed: {allowed}")
+    try:
+        return msgspec.convert(server.options, kind.Options, strict=True)
+    except msgspec.ValidationError as error:
+        raise errors.ConfigError(f"{what}: {error}") from None
 
 
 def _resolve(reference: str, what: str) -> Any:
@@ -90,8 +98,8 @@ def _resolve(reference: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise errors.BootError(explain(error, f"{what}: cannot import {reference}")) from error
-        looked = ", ".join(entry for entry in sys.path[:1] if entry)
-        raise errors.BootError(f"{what}: cannot import {reference}: no module named {error.name} in {looked} or installed") from None
+        where = f"neither in {sys.path[0]} nor installed"
+        raise errors.BootError(f"{what}: cannot import {reference}: no module {error.name}, {where}") from None
     except AttributeError as error:
         if not _is_ours(error.__traceback__):
             raise errors.BootError(explain(error, f"{what}: cannot import {reference}")) from error

@@ -23,7 +23,7 @@ MOLD_FD = 3
 """The descriptor on which a mold finds its channel."""
 
 _LIMIT = 64 * 1024
-_TEXT_LIMIT = 32 * 1024
+_TEXT_LIMIT = 8 * 1024  # characters, of at most 4 bytes
 _FDS = 250  # the kernel's SCM_MAX_FD is 253
 _CREDENTIALS = struct.Struct("3i")
 
@@ -32,25 +32,25 @@ class Message(Struct, frozen=True, tag=True, array_like=True):
     """Anything that is sent."""
 
 
-class Begin(Message):
+class Begin(Message, frozen=True):
     """Master to mold, with a memfd: what it is a mold of (``orders.Orders``)."""
 
 
-class Fork(Message):
+class Fork(Message, frozen=True):
     """Master to mold, with the worker's channel and scoreboard: fork a worker."""
 
     slot: int
 
 
-class Quit(Message):
+class Quit(Message, frozen=True):
     """Master to mold: end."""
 
 
-class Reopen(Message):
+class Reopen(Message, frozen=True):
     """Master to mold and worker: reopen log files."""
 
 
-class Attend(Message):
+class Attend(Message, frozen=True):
     """Master to worker, with as many sockets: accept on them."""
 
     slot: int
@@ -58,45 +58,45 @@ class Attend(Message):
     """The server's name and backlog, for each socket."""
 
 
-class Release(Message):
+class Release(Message, frozen=True):
     """Master to worker: accept no more on a slot's sockets."""
 
     slot: int
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Master to worker: finish and end."""
 
 
-class Imported(Message):
+class Imported(Message, frozen=True):
     """Mold to master: ready to fork."""
 
 
-class Unsafe(Message):
+class Unsafe(Message, frozen=True):
     """Mold to master: what the import left behind does not survive a fork."""
 
     reason: str
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Worker to master, first: the process exists."""
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """Worker to master: can serve."""
 
 
-class Attends(Message):
+class Attends(Message, frozen=True):
     """Worker to master: accepts on a slot's sockets now."""
 
     slot: int
 
 
-class Leaving(Message):
+class Leaving(Message, frozen=True):
     """Worker to master: was sent SIGTERM and wants to be replaced."""
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """Mold or worker to master: why it will end."""
 
     reason: str
@@ -205,12 +205,18 @@ class ChildEnd(_End):
                 fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
         return Packet(_decode_from_master(data), tuple(fds))
 
-    def set_blocking(self, flag: bool) -> None:
+    def set_blocking(self, *, flag: bool) -> None:
         self._sock.setblocking(flag)
+
+    def leave_open(self) -> None:
+        """Leave it to the kernel to close this at the end of the process, which is what it tells the master."""
+        self._sock.detach()
 
     def refuse(self, reason: str, exit_code: int) -> None:
         """Say why this process will end. The master may be gone: then nobody is to be told."""
-        text = reason if len(reason) <= _TEXT_LIMIT // 4 else reason[: _TEXT_LIMIT // 8] + "\n[...]\n" + reason[-_TEXT_LIMIT // 8 :]
+        text = reason
+        if len(reason) > _TEXT_LIMIT:
+            text = f"{reason[: _TEXT_LIMIT // 2]}\n[...]\n{reason[-_TEXT_LIMIT // 2 :]}"
         try:
             self.send(Refused(text, exit_code))
         except (BrokenPipeError, ConnectionResetError):

@@ -6,8 +6,11 @@
                  +----------+----------+-----------+--> dying (SIGKILL was sent) -> (gone)
 
 A child is gone when it was reaped (``Exited``), or, while no process id is known, when its channel
-ended (``Lost``): then the fork never came to be. A born child that is lost counts for nothing, but
-keeps its place until it was reaped: only then is it known how it ended, and how long to wait.
+ended (``Lost``): then the fork never came to be.
+
+Who was asked to end (``ending``) has no place any more. Who ends otherwise, lost or killed for being
+overdue, serves nobody but keeps its place until it was reaped: only then is it known how it ended,
+whether a trial is to blame, and how long to wait.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 from typing import Literal
+
+from .events import Plan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +54,7 @@ class Mold(Child):
 
     @property
     def ending(self) -> bool:
-        return self.state in ("leaving", "dying")
+        return self.state in ("leaving", "dying") and not self.failure
 
     @property
     def forks(self) -> bool:
@@ -78,7 +83,11 @@ class Worker(Child):
 
     @property
     def ending(self) -> bool:
-        return self.state in ("draining", "dying")
+        return self.state in ("draining", "dying") and not self.failure
+
+    def follows(self, plan: Plan | None) -> bool:
+        """Tell whether it is one that the plan wants."""
+        return plan is not None and self.generation == plan.generation and self.slot < plan.workers and not self.leaving
 
     @property
     def coming(self) -> bool:

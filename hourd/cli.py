@@ -12,12 +12,11 @@ from typing import Any
 
 import click
 
-from . import __version__, config, control, daemon, errors, kinds
+from . import __version__, config, control, daemon, errors, kinds, table
 from .overrides import Overrides
 from .settings import Settings
 
 _DEFAULT_FILE = "/etc/hourd.yaml"
-_RUNTIME = "/run/hourd"
 
 Command = Callable[..., Any]
 
@@ -106,7 +105,7 @@ def start(**given: Any) -> None:
 @_settings_options
 @click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets stay references.")
 @click.option("--import", "import_", is_flag=True, help="Also import every application, in a child process.")
-def check(print_: bool, import_: bool, **given: Any) -> None:
+def check(*, print_: bool, import_: bool, **given: Any) -> None:
     """Validate the configuration; report every mistake."""
     loaded = _reader(**given)()
     if import_:
@@ -162,43 +161,22 @@ def _find(file: str | None) -> str:
         there = []
     if len(there) == 1:
         return os.path.join(folder, there[0])
-    several = f"several daemons have a control socket in {folder} ({', '.join(there)})"
-    raise errors.RefusedError(f"{several if there else f'no hourd runs in {folder}'}; say which: -c FILE or --control PATH")
+    found = f"there are several daemons ({', '.join(there)})" if there else "there is no control socket"
+    raise errors.RefusedError(f"{found} in {folder}; say which: -c FILE or --control PATH")
 
 
 @main.command()
 @_talks
 @click.option("--json", "json_", is_flag=True, help="As JSON.")
-def status(path: str, json_: bool) -> None:
+def status(*, path: str, json_: bool) -> None:
     """Show what runs."""
     answer = control.ask(path, control.Request("status"), timeout=10)
-    click.echo(json.dumps(answer.status) if json_ else _table(answer.status), nl=True)
-
-
-def _table(status: dict[str, Any]) -> str:
-    lines = [f"{status['name']}: {status['state']}, generation {status['generation']}, pid {status['pid']}, "
-             f"hourd {status['version']}, since {status['started_at']}"]  # fmt: skip
-    if (last := status["last_reload"]) and not last["ok"]:
-        lines.append(f"last reload (generation {last['generation']}, {last['at']}) was refused: {last['reason'].strip()}")
-    for name, pool in status["pools"].items():
-        places = ", ".join(f"{server} {' '.join(where)}" for server, where in pool["addresses"].items())
-        lines.append(f"\npool {name}: {pool['state']}, {pool['restarts']} restarts; {places}")
-        lines.append(f"{'slot':>4} {'pid':>8} {'gen':>4} {'state':<9}{'open':>7}{'accepted':>10}{'requests':>10}{'MiB':>7}{'up':>10}")
-        for each in sorted(pool["workers"], key=lambda worker: (worker["slot"], worker["generation"])):
-            memory = (each["rss_bytes"] or 0) / 1024**2
-            lines.append(
-                f"{each['slot']:>4} {each['pid'] or '-':>8} {each['generation']:>4} {each['state']:<9}{each['connections']:>7}"
-                f"{each['accepted']:>10}{each['requests']:>10}{memory:>7.0f}{each['uptime_s']:>9.0f}s"
-            )
-        for slot in pool["slots"]:
-            if not slot["attended_by"]:
-                lines.append(f"{slot['slot']:>4} is attended by nobody")
-    return "\n".join(lines)
+    click.echo(json.dumps(answer.status) if json_ else table.render(answer.status))
 
 
 @main.command()
 @_talks
-def reload(path: str) -> None:
+def reload(*, path: str) -> None:
     """Reload configuration and code, and wait for the result."""
     answer = control.ask(path, control.Request("reload"))
     if not answer.ok:
@@ -209,7 +187,7 @@ def reload(path: str) -> None:
 @main.command()
 @_talks
 @click.option("--now", is_flag=True, help="Cut all connections.")
-def stop(path: str, now: bool) -> None:
+def stop(*, path: str, now: bool) -> None:
     """Stop the daemon and wait for its end."""
     pid = control.ask(path, control.Request("status"), timeout=10).status["pid"]
     try:

@@ -15,13 +15,15 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from . import checks, document, errors, files, overrides, tree
+from . import checks, document, errors, files, tree
 from .mistakes import Mistakes, Place, refusal, shown
-from .overrides import Overrides
+from .overrides import NONE, Overrides, with_overrides
 from .reader import Reader
 from .settings import Settings
 from .substitution import Substitution
 from .tree import Scalar, Section
+
+__all__ = ["Loaded", "Overrides", "control_path", "from_app", "load"]
 
 FILE_MAX: Final = 1024 * 1024
 DEFAULT_KIND: Final = "aiohttp"
@@ -45,7 +47,7 @@ class Loaded(Struct, frozen=True, repr_omit_defaults=True):
         return f"Loaded({self.settings.name!r}, file={self.file!r})"
 
 
-def load(path: str, *, environ: Mapping[str, str], overrides: Overrides = overrides.NONE) -> Loaded:
+def load(path: str, *, environ: Mapping[str, str], overrides: Overrides = NONE) -> Loaded:
     """Read a configuration file.
 
     Args:
@@ -64,9 +66,7 @@ def load(path: str, *, environ: Mapping[str, str], overrides: Overrides = overri
     return _Loading(root, stem, folder, environ, mistakes).loaded(overrides, path)
 
 
-def from_app(
-    app: str, *, environ: Mapping[str, str], overrides: Overrides = overrides.NONE, kind: str = DEFAULT_KIND
-) -> Loaded:
+def from_app(app: str, *, environ: Mapping[str, str], overrides: Overrides = NONE, kind: str = DEFAULT_KIND) -> Loaded:
     """Make a configuration without a file: one pool ``main`` with one server ``main``.
 
     Args:
@@ -115,8 +115,8 @@ class _Loading(Struct, frozen=True):
     environ: Mapping[str, str]
     mistakes: Mistakes
 
-    def loaded(self, options: Overrides, file: str | None) -> Loaded:
-        root = overrides.apply(self.root, options, self.mistakes)
+    def loaded(self, overrides: Overrides, file: str | None) -> Loaded:
+        root = with_overrides(self.root, overrides, self.mistakes)
         root = self._with_directory(self._with_name(root))
         root = self._substituted(root)
         values = Reader(self.mistakes, checks.rules(self.folder)).read(root, _TYPE, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -31,14 +32,13 @@ def run(read: Callable[[], Settings]) -> int:
     log.set_up(settings.log, blocking=False)
     setproctitle(f"hourd: master [{settings.name}]")
     privileges.become_subreaper()
-    master = Master(settings, read)
-    _open_control(master, settings)
-    pid_file = _write_pid_file(settings.pid_file) if settings.pid_file else None
-    try:
+    with contextlib.ExitStack() as stack:
+        master = stack.enter_context(contextlib.closing(Master(settings, read)))
+        _open_control(master, settings)
+        if settings.pid_file:
+            _write_pid_file(settings.pid_file)
+            stack.callback(_remove_pid_file, settings.pid_file)
         return master.run()
-    finally:
-        if pid_file:
-            _remove_pid_file(pid_file)
 
 
 def _open_control(master: Master, settings: Settings) -> None:
@@ -58,7 +58,7 @@ def _open_control(master: Master, settings: Settings) -> None:
         )
 
 
-def _write_pid_file(path: str) -> str:
+def _write_pid_file(path: str) -> None:
     """Write the process id, whole or not at all."""
     draft = f"{path}.{os.getpid()}"
     try:
@@ -68,7 +68,6 @@ def _write_pid_file(path: str) -> str:
         os.rename(draft, path)
     except OSError as error:
         raise errors.from_os(error, f"write pid_file {path}") from None
-    return path
 
 
 def _remove_pid_file(path: str) -> None:

@@ -69,5 +69,7 @@ def from_os(error: OSError, doing: str) -> HourdError:
         errno.EADDRNOTAVAIL: UnavailableError,
         errno.EACCES: NoPermissionError,
         errno.EPERM: NoPermissionError,
+        errno.ENOENT: ConfigError,
+        errno.ENOTDIR: ConfigError,
     }
     return kinds.get(error.errno, SystemRefusedError)(f"cannot {doing}: {error.strerror or error}")

@@ -27,7 +27,7 @@ class Plan:
     """Seconds for an import, and for a worker to become ready."""
     grace: float = 30.0
     """Seconds, the longest of its servers'."""
-    restart: Restart = Restart()
+    restart: Restart = Restart()  # noqa: RUF009, frozen
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -249,14 +249,14 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """This generation is the one: the configuration and sockets of others may go."""
+    """Settle on a generation: the configuration and sockets of others may go."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """This generation will not be: what was bound for it may go."""
+    """Forget a generation: what was bound for it may go."""
 
     generation: int
 

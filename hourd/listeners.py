@@ -150,7 +150,8 @@ def _take(name: str, server: Server, address: Address) -> Bound | None:
             return _take_unix(server, address)
         return _take_inet(server, address)
     except OSError as error:
-        if address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) and _is_half(server, address):
+        no_ipv6 = address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+        if no_ipv6 and _is_half(server, address):
             _logger.info("server %s: this machine has no IPv6, %s is left out", name, address)
             return None
         raise errors.from_os(error, f"bind {address} for server {name}") from None

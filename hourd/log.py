@@ -104,7 +104,8 @@ def reopen() -> None:
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         if isinstance(handler, logging.FileHandler) and handler.stream is not None:
-            if old := handler.setStream(handler._open()):  # noqa: SLF001, documented in spite of its name
+            old = handler.setStream(handler._open())  # noqa: SLF001, documented in spite of its name
+            if old is not None:
                 old.close()
 
 

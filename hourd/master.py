@@ -65,20 +65,23 @@ class Master:
 
     def run(self) -> int:
         """Supervise until everything has ended; returns the exit code."""
-        try:
-            self._hear(events.ReloadAsked())
-            while self._exit_code is None:
-                deadline = self._supervisor.deadline(time.monotonic())
-                timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-                for key, mask in self._selector.select(timeout):
-                    key.data(mask)
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._hear(events.Elapsed())
-            return self._exit_code
-        finally:
-            if self._control:
-                self._control.close()
-            self._listeners.close()
+        self._hear(events.ReloadAsked())
+        while self._exit_code is None:
+            deadline = self._supervisor.deadline(time.monotonic())
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            for key, mask in self._selector.select(timeout):
+                key.data(mask)
+            if deadline is not None and time.monotonic() >= deadline:
+                self._hear(events.Elapsed())
+        return self._exit_code
+
+    def close(self) -> None:
+        """Let go of everything that is not a process."""
+        if self._control:
+            self._control.close()
+        self._listeners.close()
+        self._selector.close()
+        self._signals.close()
 
     # --- events in --------------------------------------------------------------------------------
 
@@ -136,18 +139,20 @@ class Master:
             except BlockingIOError:
                 return
             except channel.ProtocolError as error:
-                _logger.error("%s %s: it is not heard any more", self._processes.name(child), error)
+                self._complain(child, str(error))
                 packet = None
             if packet is None:
                 self._lose(child)
                 return
             event = self._understand(child, packet)
             if event is None:
-                _logger.error("%s sent %r, which it may not: it is not heard any more",
-                              self._processes.name(child), packet.message)  # fmt: skip
+                self._complain(child, f"sent {packet.message!r}, which it may not")
                 self._lose(child)
                 return
             self._hear(event)
+
+    def _complain(self, child: Child, what: str) -> None:
+        _logger.error("%s %s: it is not heard any more", self._processes.name(child), what)
 
     def _lose(self, child: Child) -> None:
         self._processes.close_channel(child)
@@ -155,7 +160,7 @@ class Master:
             self._processes.forget(child)
         self._hear(events.Lost(child.id))
 
-    def _understand(self, child: Child, packet: channel.Packet) -> Event | None:
+    def _understand(self, child: Child, packet: channel.Packet) -> Event | None:  # noqa: PLR0911, a table
         """Turn a message into an event, or nothing when this child may not say it."""
         match packet.message:
             case channel.Refused(reason=reason, exit_code=code):
@@ -244,7 +249,7 @@ class Master:
         try:
             self._processes.spawn(action.worker, action.mold, action.slot)
         except OSError as error:
-            _logger.error("%s", errors.from_os(error, f"have a worker of pool {action.pool} forked"))
+            self._refused_by_system(error, f"have a worker of pool {action.pool} forked")
             self._events.append(events.Lost(action.worker))
 
     def _tell(self, number: int, message: channel.Message, fds: tuple[int, ...] = ()) -> None:
@@ -261,11 +266,14 @@ class Master:
         try:
             lent = list(self._listeners.lend(settings, child.pool, slot, own=slot == child.slot))
         except OSError as error:
-            _logger.error("%s", errors.from_os(error, f"bind slot {slot} for {self._processes.name(child)}"))
+            self._refused_by_system(error, f"bind slot {slot} for {self._processes.name(child)}")
             self._lose(child)
             return
         message = channel.Attend(slot, [(each.server, each.backlog) for each in lent])
         self._tell(worker, message, tuple(each.socket.fileno() for each in lent))
+
+    def _refused_by_system(self, error: OSError, doing: str) -> None:
+        _logger.error("%s", errors.from_os(error, doing))
 
     def _commit(self, generation: int) -> None:
         settings = self._generations[generation]

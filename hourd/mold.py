@@ -128,6 +128,13 @@ class Mold:
 def main() -> int:
     """Live as a mold, and as a worker in each child that is forked from it."""
     end = channel.ChildEnd(socket.socket(fileno=channel.MOLD_FD))
+    try:
+        return _live(end)
+    finally:
+        end.leave_open()
+
+
+def _live(end: channel.ChildEnd) -> int:
     birth: Birth | None
     try:
         mold = _begin(end)

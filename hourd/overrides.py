@@ -45,7 +45,7 @@ def text(option: str, value: str) -> Scalar:
     return Scalar(place(option), value, literal=True)
 
 
-def apply(root: Section, overrides: Overrides, mistakes: Mistakes) -> Section:
+def with_overrides(root: Section, overrides: Overrides, mistakes: Mistakes) -> Section:
     """Return the tree with the overrides in their places."""
     for name in _TOP:
         value = getattr(overrides, name)

@@ -61,9 +61,8 @@ class Pool:
 
     def roll(self) -> None:
         """Replace the workers: the import has succeeded everywhere."""
-        assert self.trial is not None
         self.rolling = True
-        self.slots = max(self.slots, self.trial.slots, self.trial.workers)
+        self._add_slots()
 
     def adopt_trial(self) -> None:
         self.stable = self.trial
@@ -77,6 +76,7 @@ class Pool:
         self.mold_backoff.forgive()
         self.backoffs.clear()
         self._failures.forget()
+        self._add_slots()
 
     def close(self) -> None:
         """Let everything end; without a plan nothing new begins."""
@@ -88,7 +88,11 @@ class Pool:
             self.stable = replace(self.stable, workers=max(1, self.stable.workers + change))
         if self.trial:
             self.trial = replace(self.trial, workers=max(1, self.trial.workers + change))
-        self.slots = max(self.slots, self.wanted.workers if self.wanted else 0)
+        self._add_slots()
+
+    def _add_slots(self) -> None:
+        if self.wanted:
+            self.slots = max(self.slots, self.wanted.slots, self.wanted.workers)
 
     # --- what is ----------------------------------------------------------------------------------
 
@@ -96,6 +100,11 @@ class Pool:
     def wanted(self) -> Plan | None:
         """The plan that workers are to follow."""
         return self.trial if self.rolling else self.stable
+
+    @property
+    def fallback(self) -> Plan | None:
+        """The plan that gaps are filled from as long as the trial is not proven."""
+        return self.stable if self.rolling and not self.proven else None
 
     @property
     def closing(self) -> bool:
@@ -130,7 +139,6 @@ class Pool:
         return (
             plan is not None
             and (self.trial is None or self.rolling)
-            and not any(worker.coming for worker in self.workers.values())
             and {worker.slot for worker in self.serving} == set(range(plan.workers))
             and all(self.good(worker) and worker.attends.get(worker.slot) for worker in self.serving)
             and all(self.attended_by(slot) for slot in range(self.slots))
@@ -138,13 +146,7 @@ class Pool:
 
     def good(self, worker: Worker) -> bool:
         """Tell whether a worker is one that is wanted."""
-        plan = self.wanted
-        return (
-            plan is not None
-            and worker.generation == plan.generation
-            and worker.slot < plan.workers
-            and not worker.leaving
-        )
+        return worker.follows(self.wanted)
 
     def ready_mold(self, plan: Plan) -> Mold | None:
         for mold in self.molds.values():
@@ -156,14 +158,20 @@ class Pool:
         return [worker for worker in self.serving if worker.attends.get(slot)]
 
     def degraded(self, now: float) -> bool:
-        return self._failures.too_many(now, self.policy.giving_up)
+        return now < self._degraded_until
 
     def deadline(self, now: float) -> float | None:
         """Return when time alone will change something."""
         times = [child.deadline for child in self.children]
         times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
-        times.append(self._failures.clears_at(now, self.policy.giving_up))
+        times.append(self._degraded_until)
         return min((at for at in times if at is not None and at > now), default=None)
+
+    @property
+    def _degraded_until(self) -> float:
+        limit = self.policy.giving_up
+        seats = (self.mold_backoff, *self.backoffs.values())
+        return max(self._failures.passes_at(limit), *(seat.passes_at(limit) for seat in seats))
 
     # --- what happened ----------------------------------------------------------------------------
 
@@ -222,11 +230,11 @@ class Pool:
 
     def _forget_worker(self, worker: Worker, how: str, now: float, code: int = -1) -> None:
         del self.workers[worker.id]
-        if worker.ending and not worker.failure:
+        if worker.ending:
             clean = code == 0 or worker.state == "dying"
             self._say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
             return
-        self._blame_trial(worker, worker.served_from is None and code >= 0, how)
+        self._blame_trial(worker, refused=worker.served_from is None and code >= 0, how=how)
         served = now - worker.served_from if worker.served_from is not None else 0.0
         delay = self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
         self._failures.add(now)
@@ -239,9 +247,9 @@ class Pool:
 
     def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
         del self.molds[mold.id]
-        if mold.ending and not mold.failure:
+        if mold.ending:
             return
-        self._blame_trial(mold, mold.state == "loading" and code >= 0, describe_exit(code))
+        self._blame_trial(mold, refused=mold.state == "loading" and code >= 0, how=describe_exit(code))
         delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
         self._failures.add(now)
         why = f": {mold.failure.strip()}" if mold.failure else ""
@@ -252,7 +260,7 @@ class Pool:
             return "no other is needed"
         return f"next attempt in {delay:.1f}s" if delay else "starting another at once"
 
-    def _blame_trial(self, child: Mold | Worker, refused: bool, how: str) -> None:
+    def _blame_trial(self, child: Mold | Worker, *, refused: bool, how: str) -> None:
         """Tell a trial that cannot be from one that is being shot at.
 
         Who says why it fails, runs out of time or exits on its own before it was ready would do so

@@ -60,7 +60,8 @@ class _Printer(Struct, frozen=True):
             case inspect.VarTupleType() | inspect.ListType():
                 return self._list(value, type_, path)
             case _:
-                return self._plain(value, path)
+                # Types that YAML has no word for become what they are in JSON.
+                return self._plain(msgspec.json.decode(msgspec.json.encode(value)), path)
 
     def _list(self, values: Any, type_: inspect.VarTupleType | inspect.ListType, path: Path) -> yaml.Node:
         if isinstance(type_, inspect.VarTupleType) and len(values) == 1:
@@ -105,7 +106,10 @@ class _Printer(Struct, frozen=True):
 def _member(type_: inspect.UnionType, value: Any) -> inspect.Type:
     """Return the member of a union that a value is of, as far as printing makes a difference."""
     members = [each for each in type_.types if not isinstance(each, inspect.NoneType)]
-    return members[0] if len(members) == 1 and value is not None else inspect.AnyType()
+    if len(members) == 1 and value is not None:
+        return members[0]
+    structs = (each for each in members if isinstance(each, inspect.StructType) and isinstance(value, each.cls))
+    return next(structs, inspect.AnyType())
 
 
 def _reference(scalar: Scalar) -> yaml.Node:

@@ -16,7 +16,7 @@ from msgspec import Struct, inspect
 from . import __version__
 from .mistakes import Mistakes, join, shown, suggestion
 from .notation import Unit, expected, found, unit_of, unwrapped
-from .scalars import value_of
+from .scalars import fits, value_of, within
 from .tree import Broken, Items, Node, Scalar, Section, resolve
 
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
@@ -128,7 +128,7 @@ class Reader:
             case inspect.LiteralType():
                 allowed = any(value == each and type(value) is type(each) for each in type_.values)
             case inspect.StrType():
-                allowed = isinstance(value, str) and _fits(value, type_)
+                allowed = isinstance(value, str) and fits(value, type_)
             case _:
                 allowed = isinstance(value, bool)
         return value if allowed else self._wrong(node, type_, key)
@@ -141,7 +141,7 @@ class Reader:
             value: Any = int(node.text) if _WHOLE.fullmatch(node.text) else INVALID
         else:
             value = self.plain(node, key)
-        return value if value is not INVALID and _within(value, type_) else self._wrong(node, type_, key)
+        return value if value is not INVALID and within(value, type_) else self._wrong(node, type_, key)
 
     def _list(self, node: Node, type_: _List, key: str) -> Any:
         if isinstance(type_, inspect.VarTupleType) and isinstance(node, Scalar) and node.tag != "null":
@@ -160,7 +160,7 @@ class Reader:
         if len(node.entries) < (type_.min_length or 0):
             return self.reject(node, key, "expected at least one entry, got an empty mapping")
         for name, place in node.keys.items():
-            if isinstance(type_.key_type, inspect.StrType) and not _fits(name, type_.key_type):
+            if isinstance(type_.key_type, inspect.StrType) and not fits(name, type_.key_type):
                 why = f"the key {shown(name)} is not allowed; expected {expected(type_.key_type)}"
                 self.mistakes.add(place, join(key, name), why)
         return {name: self.read(each, type_.value_type, join(key, name)) for name, each in node.entries.items()}
@@ -227,30 +227,12 @@ def _shape(node: Node, type_: inspect.Type) -> bool:
     return mapping == isinstance(node, Section) or isinstance(bare, (inspect.AnyType, inspect.UnionType))
 
 
-def _fits(text: str, type_: inspect.StrType) -> bool:
-    # fullmatch: `$` alone lets a line end pass.
-    return (
-        (type_.pattern is None or re.fullmatch(type_.pattern, text) is not None)
-        and (type_.min_length is None or len(text) >= type_.min_length)
-        and (type_.max_length is None or len(text) <= type_.max_length)
-    )
-
-
-def _within(value: float, type_: inspect.IntType | inspect.FloatType) -> bool:
-    return (
-        (type_.ge is None or value >= type_.ge)
-        and (type_.le is None or value <= type_.le)
-        and (type_.gt is None or value > type_.gt)
-        and (type_.lt is None or value < type_.lt)
-    )
-
-
 def _hint(node: Node, type_: inspect.Type) -> str:
     """Say what was probably meant. Never of a secret: what is close to it gives it away."""
     if not isinstance(node, Scalar) or node.reference is not None or node.tag == "null":
         return ""
     if isinstance(type_, inspect.StrType):
-        return f"; write it in quotes: {shown(node.text)}" if node.tag != "str" and _fits(node.text, type_) else ""
+        return f"; write it in quotes: {shown(node.text)}" if node.tag != "str" and fits(node.text, type_) else ""
     if not node.plain and resolve(node.text) in {"int", "float", "bool"}:
         return "; leave the quotes out"
     members = type_.types if isinstance(type_, inspect.UnionType) else (type_,)

@@ -52,15 +52,20 @@ def kill_all(pool: Pool, reason: str) -> Iterator[Action]:
 def _kill_overdue(pool: Pool, now: float) -> Iterator[Action]:
     for child in pool.children:
         if child.deadline is not None and child.deadline <= now:
-            if not child.ending:
-                child.failure = child.failure or f"{child} {child.overdue}"
-            yield from _kill(child, child.overdue)
+            yield from _fail(child, child.overdue)
             child.deadline = None
             if isinstance(child, Worker) and child.pid is None and child.mold in pool.molds:
-                # Its mold does not fork. Once that is gone, the request in its queue is gone too.
-                yield from _kill(pool.molds[child.mold], "does not fork")
+                # Once its mold is gone, the request in its queue is gone too.
+                yield from _fail(pool.molds[child.mold], "does not fork")
         elif child.state == "dying":
             yield from _kill(child, child.overdue)
+
+
+def _fail(child: Mold | Worker, reason: str) -> Iterator[Action]:
+    """Kill a child for what it does not do; when it was to end anyway, that is no failure of it."""
+    if not child.ending:
+        child.failure = child.failure or f"{child} {reason}"
+    yield from _kill(child, reason)
 
 
 def _kill(child: Mold | Worker, reason: str) -> Iterator[Action]:
@@ -79,13 +84,13 @@ def _keep_molds(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action]:
     plans = {plan.generation: plan for plan in (pool.stable, pool.trial) if plan}
     for mold in pool.molds.values():
         plan = plans.get(mold.generation)
-        if not mold.ending and (plan is None or mold.preload > plan.preload):
+        if mold.state in ("loading", "ready") and (plan is None or mold.preload > plan.preload):
             mold.state, mold.deadline, mold.overdue = "leaving", now + _HELPED_AFTER, "did not end when dismissed"
             if not mold.lost:
                 yield Dismiss(mold.id)
     there = {mold.generation for mold in pool.molds.values() if not mold.ending}
     for plan in plans.values():
-        if plan.generation not in there and pool.mold_backoff.until <= now and not pool.trial_failure:
+        if plan.generation not in there and pool.mold_backoff.until <= now:
             yield _start_mold(pool, plan, next(ids), now)
 
 
@@ -105,26 +110,13 @@ def _start_mold(pool: Pool, plan: Plan, number: int, now: float) -> StartMold:
 def _kill_unwanted(pool: Pool) -> Iterator[Action]:
     """Stop boots that lead nowhere: they serve nobody yet."""
     for worker in pool.workers.values():
-        if worker.coming and not (pool.good(worker) or _fills_gap(pool, worker)):
+        if worker.coming and not (pool.good(worker) or worker.follows(pool.fallback)):
             yield from _kill(worker, "is no longer wanted")
-
-
-def _fills_gap(pool: Pool, worker: Worker) -> bool:
-    """Tell whether a booting worker of the stable plan stands in while a trial is not proven."""
-    stable = pool.stable
-    return (
-        pool.rolling
-        and not pool.proven
-        and stable is not None
-        and worker.generation == stable.generation
-        and worker.slot < stable.workers
-        and not worker.leaving
-    )
 
 
 def _keep_workers(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action]:
     wanted = pool.wanted
-    if wanted is None or pool.trial_failure:
+    if wanted is None:
         return
     for slot in range(wanted.workers):
         plan = _plan_for(pool, slot, wanted)
@@ -143,11 +135,11 @@ def _plan_for(pool: Pool, slot: int, wanted: Plan) -> Plan | None:
         return None
     if any(worker.serving for worker in there):
         return None if _successor_comes(pool) else wanted
-    if pool.rolling and not pool.proven and pool.stable and slot < pool.stable.workers:
+    if (fallback := pool.fallback) and slot < fallback.workers:
         if any(worker.coming for worker in there):
             return None
-        if pool.ready_mold(pool.stable):
-            return pool.stable
+        if pool.ready_mold(fallback):
+            return fallback
     return wanted
 
 
@@ -191,12 +183,14 @@ def _attendants(pool: Pool) -> dict[int, Worker]:
     """
     serving = [] if pool.closing else pool.serving
     seats = range(pool.wanted.workers if pool.wanted else 0)
-    own = {worker.slot for worker in serving if worker.slot in seats}
+    own: dict[int, list[Worker]] = {}
+    for worker in serving:
+        if worker.slot in seats:
+            own.setdefault(worker.slot, []).append(worker)
     chosen: dict[int, Worker] = {}
     load: Counter[int] = Counter()
     for slot in sorted(range(pool.slots), key=lambda slot: slot not in own) if serving else ():
-        candidates = [worker for worker in serving if worker.slot == slot] if slot in own else serving
-        chosen[slot] = min(candidates, key=partial(_order, pool, slot, load))
+        chosen[slot] = min(own.get(slot, serving), key=partial(_order, pool, slot, load))
         load[chosen[slot].id] += 1
     return chosen
 

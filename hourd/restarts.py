@@ -12,6 +12,7 @@ from random import Random
 
 from .settings import GivingUp, Restart
 
+_LONG_AGO = float("-inf")
 _JITTER = 0.25
 """The share of a delay that chance may take off: the maximum that was configured stays one."""
 
@@ -21,7 +22,7 @@ class Backoff:
 
     def __init__(self) -> None:
         self.in_a_row = 0
-        self.until = float("-inf")
+        self.until = _LONG_AGO
 
     def failed(self, now: float, lived: float, policy: Restart, random: Random) -> float:
         """Note a death and return the delay in seconds.
@@ -43,10 +44,18 @@ class Backoff:
         self.until = now + delay
         return delay
 
+    def passes_at(self, limit: GivingUp) -> float:
+        """Return until when the seat counts as failing.
+
+        That is until its next attempt has lived for long enough. A window alone would not do: the
+        delays soon leave too few deaths in it, though none of the attempts succeeds.
+        """
+        return self.until + limit.within if self.in_a_row >= limit.failures else _LONG_AGO
+
     def forgive(self) -> None:
         """Start anew: the code has changed."""
         self.in_a_row = 0
-        self.until = float("-inf")
+        self.until = _LONG_AGO
 
 
 class Failures:
@@ -58,15 +67,11 @@ class Failures:
     def add(self, now: float) -> None:
         self._times.append(now)
 
-    def too_many(self, now: float, limit: GivingUp) -> bool:
-        return self.clears_at(now, limit) is not None
-
-    def clears_at(self, now: float, limit: GivingUp) -> float | None:
-        """Return when there will be few enough again, if there are too many now."""
+    def passes_at(self, limit: GivingUp) -> float:
+        """Return until when they are too many."""
         if len(self._times) < limit.failures:
-            return None
-        clears = self._times[-limit.failures] + limit.within
-        return clears if clears > now else None
+            return _LONG_AGO
+        return self._times[-limit.failures] + limit.within
 
     def forget(self) -> None:
         self._times.clear()

@@ -34,6 +34,12 @@ class Signals:
     def fileno(self) -> int:
         return self._read.fileno()
 
+    def close(self) -> None:
+        """Hear no more signals; they are still handled, so that none ends the process."""
+        signal.set_wakeup_fd(-1)
+        self._read.close()
+        self._write.close()
+
     def take(self) -> Iterator[signal.Signals]:
         """Yield the signals since the last call, in order."""
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 from typing import Any
 
@@ -16,7 +16,13 @@ from .settings import Settings
 from .supervisor import Supervisor
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_STATES = {"forking": "booting", "booting": "booting", "serving": "serving", "draining": "draining", "dying": "draining"}
+_STATES = {
+    "forking": "booting",
+    "booting": "booting",
+    "serving": "serving",
+    "draining": "draining",
+    "dying": "draining",
+}
 
 
 class LastReload:
@@ -133,4 +139,4 @@ def _private(pid: int | None) -> int | None:
 
 
 def _timestamp(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -97,7 +97,7 @@ class Supervisor:
 
     # --- events -----------------------------------------------------------------------------------
 
-    def _note(self, event: Event, now: float) -> Iterator[Action]:  # noqa: C901, a table of all events
+    def _note(self, event: Event, now: float) -> Iterator[Action]:
         match event:
             case events.ReloadAsked():
                 yield from self._reload(now)
@@ -294,4 +294,3 @@ def _note_any(pool: Pool, child: Mold | Worker, event: Event, now: float) -> Non
             pool.lost(child, now)
         case events.Exited():
             pool.exited(child, event.code, now)
-

@@ -18,7 +18,8 @@ def run(settings: Settings) -> None:
     """
     failures = [failure for pool in settings.pools if (failure := _try(settings, pool))]
     if failures:
-        kind = errors.ConfigError if any(each.exit_code == errors.EXIT_CONFIG for each in failures) else errors.BootError
+        wrong = any(each.exit_code == errors.EXIT_CONFIG for each in failures)
+        kind = errors.ConfigError if wrong else errors.BootError
         raise kind("\n".join(each.reason.strip() for each in failures))
 
 

@@ -107,7 +107,7 @@ class Life:
     def _hear(self) -> None:
         """Listen to the master and to signals, and let in the signals that came since the fork."""
         loop = asyncio.get_running_loop()
-        self._channel.set_blocking(False)
+        self._channel.set_blocking(flag=False)
         loop.add_reader(self._channel.fileno(), self._receive)
         loop.add_signal_handler(signal.SIGTERM, self._leave)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
@@ -181,7 +181,7 @@ class Life:
             server.drain()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    while server.connections:
+                    while server.connections:  # noqa: ASYNC110, no library tells of its last connection
                         await asyncio.sleep(_LOOK)
             if left := server.connections:
                 server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
@@ -235,6 +235,8 @@ def main(birth: Birth) -> int:
     except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
         birth.channel.refuse(explain(error, "the worker failed"), errors.EXIT_INTERNAL)
         return errors.EXIT_INTERNAL
+    finally:
+        birth.channel.leave_open()
     return errors.EXIT_STOPPED
 
 

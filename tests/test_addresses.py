@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import subprocess  # noqa: TID251, a fresh interpreter
 import sys
 
 import pytest
@@ -73,7 +74,7 @@ def test_canonical(text: str, canonical: list[str]) -> None:
     ],
 )
 def test_refused(text: str, why: str) -> None:
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         parse(text)
     assert str(caught.value) == why
 
@@ -105,4 +106,5 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
 
 def test_the_event_loop_is_not_imported() -> None:
     program = "import sys, hourd.addresses; sys.exit('asyncio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environ).returncode == 0

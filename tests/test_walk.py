@@ -46,8 +46,29 @@ def _calm(world: World) -> None:
 
 
 def _stop(world: World) -> None:
+    asked = world.now
     for event in world.random.choice(((e.StopAsked(),), (e.StopAsked(now=True),), (e.Interrupted(), e.Interrupted()))):
         world.tell(event)
         world.run(world.random.random())
     world.run(60)
-    assert world.exit_code is not None
+    assert world.exit_code is not None, f"still there after {world.now - asked:.1f}s"
+
+
+@pytest.mark.parametrize("molds", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_crash_loops_are_bounded(seed: int, *, molds: bool) -> None:
+    world = World(Random(seed), ills=0.0)
+    world.tell(e.ReloadAsked())
+    world.run(30)
+    end = world.now + 600
+    while world.now < end:
+        world.run(0.5)
+        world.fell(molds=molds)
+    assert world.supervisor.state(world.now) == "degraded"
+    for seat in {begun[1:] for begun in world.begun}:
+        times = [at for at, *rest in world.begun if tuple(rest) == seat]
+        assert max(sum(1 for at in times if start <= at < start + 60) for start in times) <= 12
+        assert sum(1 for at in times if at >= end - 60) <= 4
+    assert len(world.begun) >= 20
+    _calm(world)
+    _stop(world)

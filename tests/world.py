@@ -79,6 +79,7 @@ class World:
         self.ills = ills
         self.supervisor = Supervisor(Random(random.random()))
         self.now = 1000.0
+        self.latency = random.choice((0.001, 0.02, 0.5))
         self.children: dict[int, Child] = {}
         """All that were asked for and of whose end the supervisor has not heard."""
         self.heard = 0
@@ -91,7 +92,8 @@ class World:
         self.concluded: list[e.Conclude] = []
         self.stopping_since: float | None = None
         self.exit_code: int | None = None
-        self.spawned_at: list[float] = []
+        self.begun: list[tuple[float, str, int]] = []
+        """When a child was asked for, and for which seat."""
         self._attended: dict[str, set[int]] = {}
         self._bound: Counter[str] = Counter()
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -112,7 +114,9 @@ class World:
         elif wake is not None:
             self.now = max(self.now, wake)
             self.tell(e.Elapsed())
-        return self.exit_code is None and (wake is not None or bool(self._agenda))
+        else:
+            return False
+        return self.exit_code is None
 
     def run(self, seconds: float) -> None:
         """Let so much time pass, or less if the daemon ends or nothing is left to happen."""
@@ -124,8 +128,8 @@ class World:
         self._order += 1
         heappush(self._agenda, (at, self._order, happen))
 
-    def _soon(self, most: float = 0.02) -> float:
-        return self.now + self.random.random() * most
+    def _soon(self, most: float = 0.0) -> float:
+        return self.now + self.random.random() * (most or self.latency)
 
     # --- what the supervisor hears ----------------------------------------------------------------
 
@@ -162,15 +166,15 @@ class World:
             case e.Exited(number):
                 self.children.pop(number, None)
 
-    def _says(self, child: Child, event: e.Event, delay: float = 0.02) -> None:
+    def _says(self, child: Child, event: e.Event) -> None:
         """Put an event on the child's channel: it keeps its order."""
-        child.heard_at = max(child.heard_at, self._soon(delay))
+        child.heard_at = max(child.heard_at, self._soon())
         self._later(child.heard_at, partial(self.tell, event))
         self._said.append(event)
 
     # --- what the supervisor asks for -------------------------------------------------------------
 
-    def _do(self, action: e.Action) -> None:
+    def _do(self, action: e.Action) -> None:  # noqa: C901, PLR0912, a table of all actions
         match action:
             case e.Configure(generation):
                 self.unanswered.add(generation)
@@ -178,12 +182,13 @@ class World:
             case e.StartMold(number, pool, generation, preload):
                 mold = Child(number, pool, generation, MOLD, preload=preload, alive=True, born=True)
                 self.children[number] = mold
+                self.begun.append((self.now, pool, MOLD))
                 self._later(self._soon(2.0), partial(self._load, mold))
             case e.Spawn(number, parent, pool, slot, generation):
                 grace = next(plan.grace for plan in self.plans[generation] if plan.pool == pool)
                 child = Child(number, pool, generation, slot, self.children[parent], grace=grace)
                 self.children[number] = child
-                self.spawned_at.append(self.now)
+                self.begun.append((self.now, pool, slot))
                 self._send(self.children[parent], partial(self._fork, child))
             case e.Attend(number, slot):
                 child = self.children[number]
@@ -279,6 +284,7 @@ class World:
             self._fail(child, ailment, "OSError: no database")
         else:
             self._says(child, e.Ready(child.id))
+            child.hung = self._ill(0.1)
 
     def _ailment(self, child: Child) -> str:
         """Return what goes wrong: mostly as the generation is, sometimes of its own."""
@@ -292,12 +298,12 @@ class World:
         self._die(child, self.random.choice((0, 1, 3)))
 
     def _attend(self, child: Child, slot: int) -> None:
-        if child.alive:
+        if child.alive and not child.hung:
             child.accepts.add(slot)
             self._says(child, e.Attending(child.id, slot))
 
     def _drain(self, child: Child) -> None:
-        if child.alive and not self._ill():
+        if child.alive and not child.hung and not self._ill():
             self._later(self._soon(child.grace), partial(self._die, child, 0))
 
     def _leave(self, mold: Child) -> None:
@@ -323,8 +329,8 @@ class World:
 
     # --- what goes wrong, and what operators want -------------------------------------------------
 
-    def trouble(self) -> None:
-        """Let one thing happen that nobody asked for."""
+    def trouble(self) -> None:  # noqa: C901, a table
+        """Let one thing happen that the supervisor did not ask for."""
         random = self.random
         alive = [child for child in self.children.values() if child.alive]
         child = random.choice(alive) if alive else None
@@ -352,6 +358,12 @@ class World:
             case "stop":
                 self.tell(random.choice((e.StopAsked(), e.StopAsked(now=True), e.Interrupted())))
 
+    def fell(self, *, molds: bool, code: int = 1) -> None:
+        """Let all workers die that live, or all molds."""
+        for child in list(self.children.values()):
+            if (child.slot == MOLD) is molds:
+                self._die(child, code)
+
     def _jump(self, seconds: float) -> None:
         """Let time pass that nobody had: the machine was suspended."""
         self.now += seconds
@@ -371,7 +383,7 @@ class World:
         plans = (*self.plans[self.committed], *self.plans[self.trial])
         return self.stopping_since is not None or all(plan.pool != pool for plan in plans)
 
-    def _allow(self, action: e.Action) -> None:
+    def _allow(self, action: e.Action) -> None:  # noqa: C901, a table
         match action:
             case e.StartMold(number, pool, generation):
                 self._law(number not in self._ids and generation in (self.committed, self.trial), action)
@@ -386,10 +398,10 @@ class World:
                 self._law((mold.slot, mold.pool, mold.generation) == (MOLD, pool, generation), action)
             case e.Attend(number, slot):
                 child = self._there(number, action)
-                self._law(child.serves and slot not in child.told, action)
+                self._law(child.serves and slot not in child.told and not self.closing(child.pool), action)
             case e.Release(number, slot):
                 child = self._there(number, action)
-                self._law(slot in child.told and not child.ending, action)
+                self._law(slot in child.told and child.serves, action)
                 others = [c for c in self.children.values() if c is not child and c.pool == child.pool and c.serves]
                 taken = self.closing(child.pool) or any(other.told.get(slot) for other in others)
                 self._law(taken, action, "nobody else attends the slot")
@@ -399,7 +411,7 @@ class World:
                 self._law(self.closing(child.pool) or self._spared(child), action, "it has no successor")
             case e.Dismiss(number):
                 child = self._there(number, action)
-                self._law(child.slot == MOLD and not child.ending, action)
+                self._law(child.slot == MOLD and not child.ending and not child.lost, action)
             case e.Kill(number):
                 child = self._there(number, action)
                 self._law(child.born and not child.killed, action)
@@ -479,7 +491,7 @@ class World:
         assert pool is not None
         return range(MOLD, pool.workers)
 
-    def _law(self, holds: bool, what: object, why: str = "not allowed") -> None:
+    def _law(self, holds: object, what: object, why: str = "not allowed") -> None:
         if not holds:
             steps = "\n".join(f"    ({now!r}, {event!r}, {actions!r})," for now, event, actions in self.transcript)
             raise AssertionError(f"{why}: {what} at {self.now}\n{steps}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import abc
 import importlib
-import importlib.metadata
 import logging
 import socket
 from collections.abc import Callable
@@ -81,6 +80,11 @@ class Kind(abc.ABC):
     @abc.abstractmethod
     def connections(self) -> int:
         """How many connections are open."""
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """Count and log an exception of user code."""
+        self.errors += 1
+        self.context.log.error("%s", what, exc_info=error)
 
     def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
         """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""
@@ -199,6 +203,8 @@ def load(name: str) -> type[Kind]:
 
 def _installed() -> dict[str, Entry]:
     """Read the entry points that installed packages declare; nothing is imported."""
+    import importlib.metadata  # noqa: PLC0415, 3.6 MiB that most masters need not have
+
     return {
         point.name: Entry(
             name=point.name,

@@ -1,4 +1,16 @@
-"""``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``."""
+"""``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``.
+
+How a connection ends once the worker drains. Nothing is taken away from a client that may count on it:
+
+    a response is about to begin     it says ``Connection: close``, unless the client's next request is
+                                     here already: then that one's response says so
+    nothing is asked at the moment   closed; at a random moment of a second, so that not all clients
+                                     come back at once
+    nothing was ever asked           the request may be on its way, and clients repeat only what fails on
+                                     a connection that has served before: closed after two seconds
+    a response is on its way that    finished, then closed as above: its headers have promised to keep
+    began before                     the connection
+"""
 
 from __future__ import annotations
 
@@ -7,7 +19,7 @@ import fcntl
 import functools
 import inspect
 import random
-import struct
+import socket
 import termios
 from typing import Any, ClassVar
 
@@ -16,11 +28,17 @@ from msgspec import Struct
 
 from .. import errors
 from ..context import Worker, give_worker
-from . import Context, Kind, Listening
+from . import Kind, Listening
+from .blame import create_server
 from .options import AiohttpOptions
 
+_LOOK = 0.1
+"""Seconds between two looks at which connections are idle, while draining."""
 _SPREAD = 1.0
-"""Seconds over which idle connections are closed, so that not all clients come back at once."""
+"""Seconds over which idle connections are closed."""
+_PATIENCE = 2.0
+"""Seconds that a connection has for its first request."""
+_SERVER_ERROR = 500
 
 WORKER: web.AppKey[Worker] = web.AppKey("hourd.worker", Worker)
 """Where an application finds its worker: ``request.app[hourd.kinds.aiohttp.WORKER]``."""
@@ -31,10 +49,7 @@ class Aiohttp(Kind):
 
     Options: ClassVar[type[Struct]] = AiohttpOptions
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._runner: web.AppRunner | None = None
-        self._closing: set[asyncio.TimerHandle] = set()
+    _server: web.Server | None = None
 
     async def open(self) -> None:
         app = await self._make_application()
@@ -53,47 +68,47 @@ class Aiohttp(Kind):
             shutdown_timeout=0.1,
         )
         await self._runner.setup()
-        draining = self.context.worker.draining
+        assert self._runner.server is not None
+        self._server = self._runner.server
+        request = _request_class(self.context.worker.draining)
+        make = self._server.request_factory
+        self._server.request_factory = functools.partial(make, _cls=request)  # type: ignore[call-arg]
+        self._connection_class = _connection_class(self)
 
-        class Request(web.Request):
-            """Asks the client to close, once the worker drains; decided when the response starts."""
-
-            @property
-            def keep_alive(self) -> bool:
-                return not draining.is_set() and super().keep_alive
-
-        self._server.request_factory = functools.partial(self._server.request_factory, _cls=Request)
-
-    async def listen(self, sock: Any, backlog: int) -> Listening:
-        return await asyncio.get_running_loop().create_server(self._accept, sock=sock, backlog=backlog)
+    async def listen(self, sock: socket.socket, backlog: int) -> Listening:
+        return await create_server(self, self._accept, sock, backlog)
 
     @property
     def connections(self) -> int:
-        return len(self._server.connections) if self._runner and self._runner.server else 0
+        return len(self._server.connections) if self._server else 0
 
     @property
     def requests(self) -> int:  # type: ignore[override]
-        return self._server.requests_count if self._runner and self._runner.server else 0
+        return self._server.requests_count if self._server else 0
 
     def drain(self) -> None:
-        """Close idle connections one after the other; busy ones close with their response."""
-        loop = asyncio.get_running_loop()
-        for handler in self._server.connections:
-            loop.call_later(random.uniform(0, _SPREAD), _close_if_idle, handler)  # noqa: S311, no secret
+        self._close_idle(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        if self._runner:
-            await self._runner.cleanup()
-
-    @property
-    def _server(self) -> web.Server:
-        assert self._runner is not None
-        assert self._runner.server is not None
-        return self._runner.server
+        await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:
+        assert self._server is not None
         self.accepted += 1
-        return self._server()
+        connection = self._server()
+        connection.__class__ = self._connection_class
+        return connection
+
+    def _close_idle(self, since: float) -> None:
+        """Close what is idle, and look again until no connection is left."""
+        loop = asyncio.get_running_loop()
+        waited = loop.time() - since
+        assert self._server is not None
+        for connection in self._server.connections:
+            if _is_idle(connection) and _is_due(connection, waited):
+                connection.close()
+        if self.connections:
+            loop.call_later(_LOOK, self._close_idle, since)
 
     async def _make_application(self) -> web.Application:
         app = self.context.app
@@ -106,11 +121,51 @@ class Aiohttp(Kind):
         return app
 
 
-def _close_if_idle(handler: web.RequestHandler[Any]) -> None:
-    """Close a connection between two requests, unless the next one has arrived."""
-    transport = handler.transport
-    if transport is None or handler._current_request is not None or handler._messages:  # noqa: SLF001
-        return
+def _request_class(draining: asyncio.Event) -> type[web.Request]:
+    class Request(web.Request):
+        """Asks the client to close, once the worker drains; aiohttp asks when the response begins."""
+
+        @property
+        def keep_alive(self) -> bool:
+            return super().keep_alive and not (draining.is_set() and _is_last(self.protocol))
+
+    return Request
+
+
+def _connection_class(kind: Kind) -> type[web.RequestHandler]:
+    class Connection(web.RequestHandler):
+        """Counts what goes wrong; aiohttp has logged it with its traceback."""
+
+        __slots__ = ()
+
+        def handle_error(
+            self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        ) -> web.StreamResponse:
+            if exc is not None and status >= _SERVER_ERROR:
+                kind.errors += 1
+            return super().handle_error(request, status, exc, message)
+
+    return Connection
+
+
+def _is_idle(connection: web.RequestHandler) -> bool:
+    """Tell whether a connection is between two requests."""
+    return connection._current_request is None and _is_last(connection)  # noqa: SLF001, aiohttp does not tell
+
+
+def _is_last(connection: web.RequestHandler) -> bool:
+    """Tell whether no further request has arrived, neither parsed nor in the kernel's buffer (FIONREAD, tcp(7))."""
+    transport = connection.transport
+    if transport is None or transport.is_closing():
+        return False  # it ends by itself
+    if connection._messages:  # noqa: SLF001, aiohttp does not tell
+        return False
     waiting = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
-    if struct.unpack("i", waiting)[0] == 0:
-        handler.close()
+    return waiting == bytes(4)
+
+
+def _is_due(connection: web.RequestHandler, waited: float) -> bool:
+    """Tell whether an idle connection is to be closed now; each moment of the spread is as likely as another."""
+    if not connection._request_count:  # noqa: SLF001, aiohttp does not tell
+        return waited >= _PATIENCE
+    return random.random() * max(_LOOK, _SPREAD - waited) < _LOOK  # noqa: S311, no secret

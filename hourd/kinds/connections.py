@@ -7,6 +7,7 @@ import socket
 from typing import Any, Protocol, TypeVar
 
 from . import Context, Kind, Listening
+from .blame import create_server
 
 P = TypeVar("P")
 
@@ -28,8 +29,9 @@ class Connections:
     front (a layer on the data path).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
         self.accepted = 0
+        self._kind = kind
         self._open: dict[int, Connection] = {}
         self._classes: dict[type, type] = {}
 
@@ -54,17 +56,31 @@ class Connections:
         for connection in tuple(self._open.values()):
             connection.abort()
 
+    def begun(self, protocol: object, connection: Connection) -> None:
+        self.accepted += 1
+        self._open[id(protocol)] = connection
+
+    def ended(self, protocol: object, _error: Exception | None) -> None:
+        self._open.pop(id(protocol), None)
+
     def _subclass(self, original: Any) -> type:
         connections = self
+        failed = self._kind.failed
 
         def connection_made(self: Any, transport: Any) -> None:
-            connections.accepted += 1
-            connections._open[id(self)] = transport  # noqa: SLF001, its own class
-            original.connection_made(self, transport)
+            connections.begun(self, transport)
+            try:
+                original.connection_made(self, transport)
+            except Exception as error:  # noqa: BLE001, logged with the server's name, which the loop does not know
+                failed("connection_made failed", error)
+                transport.abort()  # the loop would leave it open, with a protocol that is half made
 
         def connection_lost(self: Any, error: Exception | None) -> None:
-            connections._open.pop(id(self), None)  # noqa: SLF001, its own class
-            original.connection_lost(self, error)
+            connections.ended(self, error)
+            try:
+                original.connection_lost(self, error)
+            except Exception as its_own:  # noqa: BLE001, as above
+                failed("connection_lost failed", its_own)
 
         return type(
             original.__name__,
@@ -84,16 +100,14 @@ class StreamKind(Kind):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._connections = Connections()
+        self._connections = Connections(self)
 
     def protocol(self) -> asyncio.BaseProtocol:
         """Return what serves a new connection."""
         raise NotImplementedError
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        # Without its backlog, create_server() would listen again with one of 100.
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(self._tracked_protocol, sock=sock, backlog=backlog)
+        return await create_server(self, self._tracked_protocol, sock, backlog)
 
     @property
     def connections(self) -> int:
@@ -107,4 +121,16 @@ class StreamKind(Kind):
         self._connections.abort()
 
     def _tracked_protocol(self) -> asyncio.BaseProtocol:
-        return self._connections.track(self.protocol())
+        try:
+            return self._connections.track(self.protocol())
+        except Exception as error:  # noqa: BLE001, user code may raise anything
+            # Event loops differ in what becomes of the connection then, and may leave it open.
+            self.failed("cannot make a protocol", error)
+            return self._connections.track(_Refusing())
+
+
+class _Refusing(asyncio.Protocol):
+    """Takes the place of a protocol that could not be made."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.abort()

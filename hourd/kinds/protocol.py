@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import ClassVar
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ class Protocol(StreamKind):
 
     async def open(self) -> None:
         app = self.context.app
-        if not callable(app):
+        if not callable(app) or inspect.iscoroutinefunction(app) or _is_other_class(app):
             raise errors.BootError(f"app is {app!r}, expected an asyncio.Protocol class or a factory of protocols")
         self._factory = give_worker(app, self.context.worker)
 
@@ -29,3 +30,7 @@ class Protocol(StreamKind):
         if not isinstance(made, asyncio.BaseProtocol):
             raise TypeError(f"app of server {self.context.server} returned {made!r}, expected an asyncio.Protocol")
         return made
+
+
+def _is_other_class(app: object) -> bool:
+    return isinstance(app, type) and not issubclass(app, asyncio.BaseProtocol)

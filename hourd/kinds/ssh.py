@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
-import os
+import inspect
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,10 +13,13 @@ import asyncssh
 from msgspec import Struct
 
 from .. import errors
-from ..context import give_worker, takes_worker
-from . import Context, Kind, Listening
-from .connections import Connections
+from ..context import give_worker
+from . import Context, Kind, Listening, blame, host_keys
+from .connections import Connection, Connections
 from .options import SshOptions
+
+_ENDS = (asyncssh.Error, OSError)
+"""How connections end that no code of the user's has broken."""
 
 
 class Ssh(Kind):
@@ -27,24 +29,26 @@ class Ssh(Kind):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._connections = Connections()
+        self._connections = _Connections(self)
+        self._server_factory: Callable[[], asyncssh.SSHServer] = asyncssh.SSHServer
+        self._app: Callable[..., Any] = context.app
 
     async def open(self) -> None:
         options = self.context.options
-        given = {**self._login(options), **self._application()}
-        self._server_factory: Callable[[], asyncssh.SSHServer] = given.pop("server_factory", asyncssh.SSHServer)
+        _quieten_asyncssh()
         self._options = asyncssh.SSHServerConnectionOptions(
             server_factory=self._make_server,
-            server_host_keys=[_host_key(path, options.create_host_keys) for path in options.host_keys],
+            process_factory=self._find_application(),
+            server_host_keys=[host_keys.read(path, create=options.create_host_keys) for path in options.host_keys],
+            authorized_client_keys=_authorized_keys(options.authorized_keys),
             login_timeout=options.login_timeout,
             keepalive_interval=options.keepalive_interval,
             line_editor=options.line_editor,
             sftp_factory=options.sftp or None,
-            **given,
         )
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        return await asyncssh.listen(sock=sock, backlog=backlog, options=self._options)
+        return await blame.run(self, lambda: asyncssh.listen(sock=sock, backlog=backlog, options=self._options))
 
     @property
     def connections(self) -> int:
@@ -57,35 +61,64 @@ class Ssh(Kind):
     async def close(self) -> None:
         self._connections.abort()
 
-    def _make_server(self) -> asyncssh.SSHServer:
-        return self._connections.track(self._server_factory())
-
-    def _login(self, options: SshOptions) -> dict[str, Any]:
-        """Read who may log in, unless the application decides that itself."""
-        if options.authorized_keys is None:
-            return {}
-        try:
-            return {"authorized_client_keys": asyncssh.read_authorized_keys(options.authorized_keys)}
-        except OSError as error:
-            raise errors.from_os(error, f"read authorized_keys {options.authorized_keys}") from None
-        except ValueError as error:
-            raise errors.ConfigError(f"authorized_keys {options.authorized_keys}: {error}") from None
-
-    def _application(self) -> dict[str, Any]:
-        """Find out which of asyncssh's callbacks the application is."""
-        app, worker = self.context.app, self.context.worker
+    def _find_application(self) -> Callable[..., Any] | None:
+        """Find out which of asyncssh's callbacks the application is; returns it if it serves processes."""
+        app, options = self.context.app, self.context.options
+        if inspect.iscoroutinefunction(app):
+            self._app = give_worker(app, self.context.worker, arguments=1)
+            self._warn_of_locked_doors()
+            return self._serve_process
+        if not callable(app) or (isinstance(app, type) and not issubclass(app, _CLASSES)):
+            raise errors.BootError(
+                f"app is {app!r}, expected an asyncssh.SSHServer, an SSHServerSession, "
+                "a factory of servers, or a coroutine function of (process)"
+            )
+        if options.sftp and _has_sessions(app):
+            # asyncssh would never ask it for one.
+            raise errors.ConfigError(
+                f"sftp: true takes the place of the sessions of {app.__name__}; "
+                "expected a coroutine function of (process), or an SSHServer without sessions"
+            )
+        self._app = give_worker(app, self.context.worker)
+        self._server_factory = self._app
         if isinstance(app, type) and issubclass(app, asyncssh.SSHServerSession):
-            return {"server_factory": functools.partial(_SessionsOnly, give_worker(app, worker))}
-        if isinstance(app, type) and issubclass(app, asyncssh.SSHServer):
-            return {"server_factory": give_worker(app, worker)}
-        if asyncio.iscoroutinefunction(app):
-            return {"process_factory": give_worker(app, worker, arguments=1)}
-        if callable(app):
-            return {"server_factory": give_worker(app, worker) if takes_worker(app) else app}
-        raise errors.BootError(
-            f"app is {app!r}, expected an asyncssh.SSHServer, an SSHServerSession, "
-            "a factory of servers, or a coroutine function of (process)"
-        )
+            self._server_factory = functools.partial(_SessionsOnly, self._app)
+            self._warn_of_locked_doors()
+        return None
+
+    def _warn_of_locked_doors(self) -> None:
+        if self.context.options.authorized_keys is None:
+            self.context.log.warning("nobody can log in: set authorized_keys, or let app be an SSHServer that decides")
+
+    def _make_server(self) -> asyncssh.SSHServer:
+        try:
+            made = self._server_factory()
+            if not isinstance(made, asyncssh.SSHServer):
+                raise TypeError(f"app returned {made!r}, expected an asyncssh.SSHServer")  # noqa: TRY301
+            return self._connections.track(made)
+        except Exception as error:  # noqa: BLE001, user code may raise anything
+            self.failed("cannot make a server for a connection", error)
+            return self._connections.track(_Refusing())
+
+    async def _serve_process(self, process: asyncssh.SSHServerProcess[Any]) -> None:
+        try:
+            await self._app(process)
+        except _ENDS as error:
+            self.context.log.debug("a session ended: %r", error)
+            process.close()
+        except Exception as error:  # noqa: BLE001, user code may raise anything
+            # asyncssh would say nothing, and cut the connection with all its other sessions.
+            self.failed("a session failed", error)
+            process.exit(1)
+
+
+class _Connections(Connections):
+    """Of asyncssh, which tells what user code has raised as the reason why the connection ends, and else nowhere."""
+
+    def ended(self, protocol: object, error: Exception | None) -> None:
+        super().ended(protocol, error)
+        if error is not None and not isinstance(error, _ENDS):
+            self._kind.failed("a connection was cut by an exception", error)
 
 
 class _SessionsOnly(asyncssh.SSHServer):
@@ -98,31 +131,35 @@ class _SessionsOnly(asyncssh.SSHServer):
         return self._make_session()
 
 
-def _host_key(path: str, create: bool) -> asyncssh.SSHKey:
-    if create and not os.path.exists(path):
-        _create_host_key(path)
-    try:
-        return asyncssh.read_private_key(path)
-    except FileNotFoundError:
-        raise errors.ConfigError(
-            f"host key {os.path.abspath(path)} does not exist; make one (ssh-keygen -t ed25519 -N '' -f {path}) "
-            "or set create_host_keys: true"
-        ) from None
-    except OSError as error:
-        raise errors.from_os(error, f"read host key {os.path.abspath(path)}") from None
-    except asyncssh.KeyImportError as error:
-        raise errors.ConfigError(f"host key {os.path.abspath(path)}: {error}") from None
+class _Refusing(asyncssh.SSHServer):
+    """Takes the place of a server that could not be made."""
+
+    def connection_made(self, conn: Connection) -> None:
+        conn.abort()
 
 
-def _create_host_key(path: str) -> None:
-    """Make a key that nobody else reads. Workers boot side by side: the first one wins, and all use its key."""
-    draft = f"{path}.{os.getpid()}"
+_CLASSES = (asyncssh.SSHServer, asyncssh.SSHServerSession)
+
+
+def _has_sessions(app: Any) -> bool:
+    """Tell whether a class asks for sessions of its own; what a factory makes is seen too late."""
+    offered = getattr(app, "session_requested", None) if isinstance(app, type) else None
+    return isinstance(app, type) and offered is not asyncssh.SSHServer.session_requested
+
+
+def _authorized_keys(path: str | None) -> asyncssh.SSHAuthorizedKeys | None:
+    if path is None:
+        return None
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "wb") as file:
-            file.write(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        os.unlink(draft)
+        return asyncssh.read_authorized_keys(path)
     except OSError as error:
-        raise errors.from_os(error, f"create host key {os.path.abspath(path)}") from None
+        raise host_keys.refused(error, f"read authorized_keys {path}") from None
+    except ValueError as error:
+        raise errors.ConfigError(f"authorized_keys {path}: {error}") from None
+
+
+def _quieten_asyncssh() -> None:
+    """Have asyncssh tell of each connection, login and session at level debug only, unless its level was set."""
+    logger = logging.getLogger("asyncssh")
+    if logger.level == logging.NOTSET and logger.getEffectiveLevel() == logging.INFO:
+        logger.setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import ClassVar
 
 from msgspec import Struct
@@ -20,10 +21,15 @@ class Stream(StreamKind):
 
     async def open(self) -> None:
         app = self.context.app
-        if not callable(app):
+        if not _is_coroutine_function(app):
             raise errors.BootError(f"app is {app!r}, expected a coroutine function of (reader, writer)")
         self._handler = give_worker(app, self.context.worker, arguments=2)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def connections(self) -> int:
+        # A handler may have something to finish after its client is gone.
+        return max(super().connections, len(self._tasks))
 
     def protocol(self) -> asyncio.BaseProtocol:
         reader = asyncio.StreamReader(limit=self.context.options.limit, loop=asyncio.get_running_loop())
@@ -38,11 +44,11 @@ class Stream(StreamKind):
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._handler(reader, writer)
-        except ConnectionError:
-            self.context.log.debug("the peer closed the connection", exc_info=True)
-        except Exception:
-            self.errors += 1
-            self.context.log.exception("error while serving %s", writer.get_extra_info("peername"))
+        except Exception as error:  # noqa: BLE001, user code may raise anything
+            if _is_gone(error):
+                self.context.log.debug("the peer closed the connection", exc_info=True)
+                return
+            self.failed(f"error while serving {writer.get_extra_info('peername') or 'a client'}", error)
         finally:
             writer.close()
 
@@ -51,3 +57,12 @@ class Stream(StreamKind):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Tell whether an exception only says that the peer is gone; uvloop says so in its own way when it is written to."""
+    return isinstance(error, ConnectionError) or (isinstance(error, RuntimeError) and "handler is closed" in str(error))
+
+
+def _is_coroutine_function(app: object) -> bool:
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004

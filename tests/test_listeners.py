@@ -1,0 +1,156 @@
+"""Real sockets: who may take an address, and what each slot gets."""
+
+import os
+import socket
+import stat
+
+import pytest
+
+from hourd import errors, unix
+from hourd.listeners import Listeners
+from hourd.settings import Pool, Server, Settings, UnixSocket
+
+
+def settings(backlog: int = 1024, **binds: str) -> Settings:
+    servers = {name: Server(kind="stream", app="a:b", bind=(bind,), backlog=backlog) for name, bind in binds.items()}
+    return Settings(name="test", directory="/", pools={"web": Pool(workers=2, servers=servers)})
+
+
+def port(listeners: Listeners, wanted: Settings, server: str = "http") -> int:
+    return int(listeners.actual(wanted, "web")[server][0].rpartition(":")[2])
+
+
+@pytest.fixture
+def listeners():
+    held = Listeners()
+    yield held
+    held.close()
+
+
+def test_every_slot_has_its_own_socket_and_all_get_connections(listeners):
+    wanted = settings(http="127.0.0.1:0")
+    listeners.prepare(wanted)
+    slots = [next(iter(listeners.lend(wanted, "web", slot, own=True))).socket for slot in range(4)]
+    number = port(listeners, wanted)
+    clients = [socket.create_connection(("127.0.0.1", number)) for _ in range(400)]
+    taken = [0] * 4
+    for index, sock in enumerate(slots):
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.accept()[0].close()
+            except BlockingIOError:
+                break
+            taken[index] += 1
+    assert sum(taken) == 400
+    assert min(taken) / max(taken) >= 0.4  # 0.6 is expected; what must not be is a slot that starves
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_an_address_that_is_taken_is_refused(listeners, reuse: bool):
+    with socket.socket() as other:
+        if reuse:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        number = other.getsockname()[1]
+        with pytest.raises(errors.UnavailableError, match=f"cannot bind 127.0.0.1:{number} for server http"):
+            listeners.prepare(settings(http=f"127.0.0.1:{number}"))
+
+
+def test_a_second_daemon_is_refused_at_every_moment(listeners):
+    wanted = settings(http="127.0.0.1:0")
+    listeners.prepare(wanted)
+    taken = settings(http=f"127.0.0.1:{port(listeners, wanted)}")
+    for slots in (1, 2, 3):
+        for slot in range(slots):
+            list(listeners.lend(wanted, "web", slot, own=True))
+        with pytest.raises(errors.UnavailableError):
+            Listeners().prepare(taken)
+
+
+def test_all_or_nothing(listeners):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            number = free.getsockname()[1]
+        both = settings(http=f"127.0.0.1:{number}", other=taken)
+        with pytest.raises(errors.UnavailableError):
+            listeners.prepare(both)
+        with socket.socket() as again:
+            again.bind(("127.0.0.1", number))  # it was let go
+
+
+def test_the_backlog_is_as_configured_in_every_slot(listeners):
+    wanted = settings(backlog=77, http="127.0.0.1:0")
+    listeners.prepare(wanted)
+    for slot in range(3):
+        (lent,) = listeners.lend(wanted, "web", slot, own=True)
+        info = lent.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        # tcpi_sacked of a listener is its backlog (tcp_get_info() in the kernel's net/ipv4/tcp.c)
+        assert int.from_bytes(info[28:32], "little") == 77
+        assert lent.backlog == 77
+
+
+def test_what_stays_in_the_configuration_is_not_touched(listeners):
+    first = settings(http="127.0.0.1:0", other="127.0.0.1:0")
+    listeners.prepare(first)
+    (http, other) = listeners.lend(first, "web", 0, own=True)
+    second = settings(http="127.0.0.1:0")
+    listeners.prepare(second)
+    listeners.keep(second)
+    (still,) = listeners.lend(second, "web", 0, own=True)
+    assert still.socket is http.socket
+    assert other.socket.fileno() == -1
+
+
+def test_ipv4_and_ipv6_are_two_addresses(listeners):
+    wanted = settings(http="localhost:0")
+    listeners.prepare(wanted)
+    assert {address.rpartition(":")[0] for address in listeners.actual(wanted, "web")["http"]} == {"127.0.0.1", "[::1]"}
+
+
+def test_a_unix_socket_is_one_and_goes_with_the_seat(listeners, tmp_path):
+    path = tmp_path / "http.sock"
+    server = Server(kind="stream", app="a:b", bind=(f"unix:{path}",), unix=UnixSocket(mode=0o640))
+    wanted = Settings(name="test", directory="/", pools={"web": Pool(workers=2, servers={"http": server})})
+    listeners.prepare(wanted)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    (first,) = listeners.lend(wanted, "web", 0, own=True)
+    (second,) = listeners.lend(wanted, "web", 1, own=True)
+    assert first.socket is second.socket
+    assert list(listeners.lend(wanted, "web", 1, own=False)) == []
+    with pytest.raises(errors.UnavailableError, match="another process listens there"):
+        Listeners().prepare(wanted)
+    assert path.exists()
+    listeners.close()
+    assert not path.exists()
+
+
+def test_a_stale_file_is_replaced_and_other_files_are_kept(tmp_path):
+    stale = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(stale))
+    sock, file = unix.listen(str(stale), mode=0o600, backlog=1)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(stale))
+    sock.close()
+    regular = tmp_path / "regular"
+    regular.write_text("precious")
+    with pytest.raises(errors.UnavailableError, match="no socket"):
+        unix.listen(str(regular), mode=0o600, backlog=1)
+    assert regular.read_text() == "precious"
+    os.rename(regular, stale)
+    file.unlink()
+    assert stale.read_text() == "precious"  # it is not ours any more
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may bind every port")
+def test_a_privileged_port_is_a_matter_of_permission(listeners):
+    with pytest.raises(errors.NoPermissionError, match="cannot bind 127.0.0.1:80"):
+        listeners.prepare(settings(http="127.0.0.1:80"))

@@ -1,0 +1,914 @@
+"""Stories of a daemon as transcripts: what it hears and what it asks for.
+
+Each step is ``(now, event, actions)``, where lines for the log are left out. In ``RUNNING``, which
+most stories begin with, mold 1 has forked workers 2 and 3 for the slots 0 and 1.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TypeAlias
+
+import pytest
+
+from hourd.events import (
+    Abandon,
+    Action,
+    Attend,
+    Attending,
+    Born,
+    Commit,
+    Conclude,
+    Configure,
+    Configured,
+    Dismiss,
+    Drain,
+    Elapsed,
+    Event,
+    Exit,
+    Exited,
+    Failed,
+    Interrupted,
+    Kill,
+    Leaving,
+    Loaded,
+    Lost,
+    Misconfigured,
+    MoldReady,
+    MoldUnsafe,
+    Notify,
+    Plan,
+    Ready,
+    Release,
+    ReloadAsked,
+    Say,
+    ScaleAsked,
+    Spawn,
+    StartMold,
+    StopAsked,
+)
+from hourd.supervisor import Supervisor
+
+Step: TypeAlias = tuple[float, Event, list[Action]]
+
+
+def web(generation: int, workers: int = 2, slots: int = 2) -> Plan:
+    return Plan(pool="web", generation=generation, workers=workers, slots=slots, boot=10.0, grace=5.0)
+
+
+def console(generation: int) -> Plan:
+    return Plan(pool="console", generation=generation, workers=1, slots=0, boot=10.0, grace=0.0)
+
+
+def play(*steps: Step) -> Supervisor:
+    """Tell a new supervisor of all events and compare what it asks for."""
+    supervisor = Supervisor(Random(0))
+    for now, event, expected in steps:
+        actions = [action for action in supervisor.handle(event, now) if not isinstance(action, Say)]
+        assert actions == expected, f"after {event} at {now}"
+    return supervisor
+
+
+def said(supervisor: Supervisor, event: Event, now: float) -> str:
+    """Return what is logged about an event."""
+    return "\n".join(action.text for action in supervisor.handle(event, now) if isinstance(action, Say))
+
+
+RUNNING: tuple[Step, ...] = (
+    (0.0, ReloadAsked(), [Configure(1)]),
+    (0.0, Configured(1, (web(1, slots=0),)), [StartMold(1, "web", 1, True)]),
+    (1.0, MoldReady(1), [Spawn(2, 1, "web", 0, 1), Spawn(3, 1, "web", 1, 1)]),
+    (1.0, Born(2, 4002), []),
+    (1.0, Born(3, 4003), []),
+    (2.0, Ready(2), [Attend(2, 0), Attend(2, 1)]),
+    (2.0, Attending(2, 0), []),
+    (2.0, Attending(2, 1), []),
+    (3.0, Ready(3), [Attend(3, 1)]),
+    (3.0, Attending(3, 1), [Release(2, 1), Commit(1), Notify("ready"), Conclude(1, True, "", 3.0, (1,))]),
+)
+
+
+# --- start ----------------------------------------------------------------------------------------
+
+
+def test_first_start() -> None:
+    supervisor = play(*RUNNING)
+    assert (supervisor.state(3.0), supervisor.generation, supervisor.deadline(3.0)) == ("running", 1, None)
+    assert supervisor.pools["web"].settled
+
+
+@pytest.mark.parametrize("preload", [True, False])
+def test_mold_imports_as_planned(*, preload: bool) -> None:
+    plan = Plan(pool="web", generation=1, workers=1, slots=0, preload=preload)
+    play((0.0, ReloadAsked(), [Configure(1)]), (0.0, Configured(1, (plan,)), [StartMold(1, "web", 1, preload)]))
+
+
+def test_first_start_with_a_wrong_configuration() -> None:
+    play(
+        (0.0, ReloadAsked(), [Configure(1)]),
+        (
+            0.5,
+            Misconfigured(1, "hourd.yaml:3: pools: missing", 78),
+            [Conclude(1, False, "hourd.yaml:3: pools: missing", 0.5, (1,)), Notify("stopping"), Exit(78)],
+        ),
+    )
+
+
+def test_first_start_that_cannot_import() -> None:
+    play(
+        (0.0, ReloadAsked(), [Configure(1)]),
+        (0.0, Configured(1, (web(1), console(1))), [StartMold(1, "web", 1, True), StartMold(2, "console", 1, True)]),
+        (1.0, MoldReady(2), []),
+        (1.0, Failed(1, "ImportError: hello", 75), []),
+        (1.0, Lost(1), []),
+        (
+            1.5,
+            Exited(1, 1),
+            [
+                Abandon(1),
+                Conclude(1, False, "ImportError: hello", 1.5, (1,)),
+                Notify("stopping"),
+                Kill(2, "is stopped at once"),
+            ],
+        ),
+        (1.6, Lost(2), []),
+        (1.6, Exited(2, -9), [Exit(75)]),
+    )
+
+
+def test_first_start_with_a_worker_that_cannot_boot() -> None:
+    play(
+        *RUNNING[:8],
+        (3.0, Failed(3, "OSError: no database", 75), []),
+        (3.0, Lost(3), []),
+        (
+            3.0,
+            Exited(3, 1),
+            [
+                Abandon(1),
+                Conclude(1, False, "OSError: no database", 3.0, (1,)),
+                Notify("stopping"),
+                Kill(1, "is stopped at once"),
+                Kill(2, "is stopped at once"),
+            ],
+        ),
+        (3.1, Exited(1, -9), []),
+        (3.1, Exited(2, -9), [Exit(75)]),
+    )
+
+
+def test_first_start_that_hangs() -> None:
+    play(
+        *RUNNING[:2],
+        (9.9, Elapsed(), []),
+        (10.0, Elapsed(), [Kill(1, "did not import the application within 10s (timeouts.boot)")]),
+        (
+            10.5,
+            Exited(1, -9),
+            [
+                Abandon(1),
+                Conclude(
+                    1, False, "mold web gen=1 did not import the application within 10s (timeouts.boot)", 10.5, (1,)
+                ),
+                Notify("stopping"),
+                Exit(75),
+            ],
+        ),
+    )
+
+
+def test_first_start_forgives_a_kill_from_outside() -> None:
+    play(
+        *RUNNING[:8],
+        (3.0, Exited(3, -9), [Spawn(4, 1, "web", 1, 1)]),
+        (3.1, Born(4, 4004), []),
+        (4.0, Ready(4), [Attend(4, 1)]),
+        (4.0, Attending(4, 1), [Release(2, 1), Commit(1), Notify("ready"), Conclude(1, True, "", 4.0, (1,))]),
+    )
+
+
+def test_unsafe_import_goes_on_without_preload() -> None:
+    play(
+        *RUNNING[:2],
+        (1.0, MoldUnsafe(1, "thread-1"), [Dismiss(1), StartMold(2, "web", 1, False)]),
+        (1.5, MoldReady(2), [Spawn(3, 2, "web", 0, 1), Spawn(4, 2, "web", 1, 1)]),
+        (1.6, Exited(1, 0), []),
+        (1.7, Exited(2, -9), [StartMold(5, "web", 1, False)]),
+    )
+
+
+def test_unsafe_import_of_a_mold_that_was_started_again() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(1, -9), [StartMold(4, "web", 1, True)]),
+        (11.0, MoldUnsafe(4, "thread-1"), [Dismiss(4), StartMold(5, "web", 1, False)]),
+    )
+
+
+# --- crashes --------------------------------------------------------------------------------------
+
+
+def test_sibling_adopts_the_slot_of_a_crashed_worker() -> None:
+    play(
+        *RUNNING,
+        (10.0, Lost(3), [Attend(2, 1)]),
+        (10.0, Exited(3, -11), [Spawn(4, 1, "web", 1, 1)]),
+        (10.1, Attending(2, 1), []),
+        (10.1, Born(4, 4004), []),
+        (11.0, Ready(4), [Attend(4, 1)]),
+        (11.1, Attending(4, 1), [Release(2, 1)]),
+    )
+
+
+def test_least_loaded_sibling_adopts() -> None:
+    play(
+        *RUNNING,
+        (5.0, ScaleAsked(1), [Attend(2, 2), Spawn(4, 1, "web", 2, 1)]),
+        (5.1, Born(4, 4004), []),
+        (6.0, Ready(4), [Attend(4, 2)]),
+        (6.0, Attending(4, 2), [Release(2, 2)]),
+        (7.0, Loaded(2, 10), []),
+        (7.0, Loaded(4, 9), []),
+        (8.0, Exited(3, -9), [Attend(4, 1), Spawn(5, 1, "web", 1, 1)]),
+    )
+
+
+def test_crash_is_logged_with_its_reason() -> None:
+    supervisor = play(*RUNNING)
+    text = said(supervisor, Exited(3, -9), 10.0)
+    assert text == "worker web/1 gen=1 pid=4003 was killed by SIGKILL after serving for 7.0s; starting another at once"
+
+
+def test_repeated_crashes_back_off() -> None:
+    supervisor, worker, now, delays = play(*RUNNING), 3, 10.0, []
+    for _ in range(12):
+        crashed = now
+        spawns = [action for action in supervisor.handle(Exited(worker, 1), now) if isinstance(action, Spawn)]
+        while not spawns:
+            due = supervisor.deadline(now)
+            assert due is not None
+            now = due
+            spawns = [action for action in supervisor.handle(Elapsed(), now) if isinstance(action, Spawn)]
+        delays.append(now - crashed)
+        worker = spawns[0].worker
+        supervisor.handle(Born(worker, worker + 4000), now)
+    doubled = [0.1 * 2**n for n in range(9)] + [30.0, 30.0]
+    assert delays[0] == 0.0
+    assert all(most * 0.75 <= delay <= most + 1e-9 for delay, most in zip(delays[1:], doubled, strict=True))
+    assert len({delay / most for delay, most in zip(delays[1:], doubled, strict=True)}) > 5, "no jitter"
+
+
+def test_pool_that_crashes_a_lot_is_degraded_until_it_passes() -> None:
+    supervisor = play(*RUNNING)
+    for number in range(3, 8):
+        supervisor.handle(Exited(number, 1), 10.0 + number * 10)
+        assert supervisor.state(10.0 + number * 10) == ("degraded" if number == 7 else "running")
+        supervisor.handle(Born(number + 1, 5000 + number), 11.0 + number * 10)
+    assert supervisor.deadline(81.0) is not None
+    assert supervisor.state(139.9) == "degraded"
+    assert supervisor.state(141.0) == "running"
+
+
+def test_pool_stays_degraded_while_no_attempt_succeeds() -> None:
+    """The delays leave too few deaths in the window."""
+    supervisor, now = play(*RUNNING), 10.0
+    for number in range(3, 23):
+        assert supervisor.state(now) == ("running" if number < 8 else "degraded"), number
+        supervisor.handle(Exited(number, 1), now)
+        now += 31.0
+        supervisor.handle(Born(number + 1, 5000 + number), now)
+
+
+def test_worker_that_does_not_boot_is_killed() -> None:
+    play(
+        *RUNNING,
+        (20.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (20.1, Born(4, 4004), []),
+        (29.9, Elapsed(), []),
+        (30.0, Elapsed(), [Kill(4, "was not ready within 10s (timeouts.boot)")]),
+        (30.1, Exited(4, -9), []),
+        (30.2, Elapsed(), [Spawn(5, 1, "web", 1, 1)]),
+    )
+
+
+def test_worker_that_is_ready_and_does_not_attend_is_killed() -> None:
+    play(
+        *RUNNING,
+        (20.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (20.1, Born(4, 4004), []),
+        (21.0, Ready(4), [Attend(4, 1)]),
+        (30.0, Elapsed(), [Kill(4, "was not ready within 10s (timeouts.boot)")]),
+        (30.0, Attending(4, 1), []),
+    )
+
+
+def test_worker_that_attends_only_the_slot_of_another_is_killed() -> None:
+    play(
+        *RUNNING,
+        (20.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (20.1, Born(4, 4004), []),
+        (21.0, Ready(4), [Attend(4, 1)]),
+        (21.0, Exited(2, 1), [Attend(4, 0), Spawn(5, 1, "web", 0, 1)]),
+        (21.0, Attending(4, 0), []),
+        (30.0, Elapsed(), [Kill(4, "was not ready within 10s (timeouts.boot)")]),
+    )
+
+
+def test_end_that_was_asked_for_is_no_failure() -> None:
+    supervisor = play(
+        *RUNNING,
+        (10.0, ScaleAsked(1), [Attend(2, 2), Spawn(4, 1, "web", 2, 1)]),
+        (10.1, Born(4, 4004), []),
+        (10.2, ScaleAsked(-1), [Kill(4, "is no longer wanted")]),
+        (10.2, Failed(4, "OSError: no database", 75), []),
+        (10.3, Exited(4, 1), []),
+    )
+    assert supervisor.pools["web"].restarts == 0
+
+
+def test_lost_worker_serves_nobody_and_is_killed_if_it_does_not_end() -> None:
+    play(
+        *RUNNING,
+        (10.0, Lost(3), [Attend(2, 1)]),
+        (14.9, Elapsed(), []),
+        (15.0, Elapsed(), [Kill(3, "closed its channel and did not end")]),
+        (15.1, Exited(3, -9), [Spawn(4, 1, "web", 1, 1)]),
+    )
+
+
+def test_worker_that_was_never_born() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (10.1, Lost(4), []),
+        (10.3, Elapsed(), [Spawn(5, 1, "web", 1, 1)]),
+    )
+
+
+def test_mold_that_does_not_fork_is_killed() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (20.0, Elapsed(), [Kill(1, "does not fork")]),
+        (20.1, Exited(1, -9), [StartMold(5, "web", 1, True)]),
+        (20.1, Lost(4), []),
+        (21.0, MoldReady(5), [Spawn(6, 5, "web", 1, 1)]),
+    )
+
+
+def test_worker_born_after_it_was_given_up_is_killed_at_its_birth() -> None:
+    play(
+        *RUNNING,
+        (10.0, ScaleAsked(1), [Attend(2, 2), Spawn(4, 1, "web", 2, 1)]),
+        (10.0, ScaleAsked(-1), []),
+        (10.1, Born(4, 4004), [Kill(4, "is no longer wanted")]),
+    )
+
+
+def test_mold_killed_at_rest() -> None:
+    play(
+        *RUNNING,
+        (10.0, Lost(1), []),
+        (10.0, Exited(3, 1), [Attend(2, 1)]),
+        (10.0, Exited(1, -9), [StartMold(4, "web", 1, True)]),
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 1, 1)]),
+    )
+
+
+def test_late_events_of_those_who_are_gone() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (10.1, Born(3, 4003), []),
+        (10.1, Ready(3), []),
+        (10.1, Attending(3, 1), []),
+        (10.1, Failed(3, "too late", 75), []),
+        (10.1, Lost(3), []),
+        (10.1, MoldReady(99), []),
+    )
+
+
+# --- reload ---------------------------------------------------------------------------------------
+
+LOADING: tuple[Step, ...] = (
+    *RUNNING,
+    (10.0, ReloadAsked(), [Configure(2)]),
+    (10.0, Configured(2, (web(2),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+)
+"""A reload to generation 2 in which mold 4 imports."""
+
+PROVEN: tuple[Step, ...] = (
+    *LOADING,
+    (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+    (11.0, Born(5, 4005), []),
+    (12.0, Ready(5), [Attend(5, 0)]),
+    (12.0, Attending(5, 0), [Release(2, 0), Drain(2), Spawn(6, 4, "web", 1, 2)]),
+)
+"""Further, its first worker 5 serves in place of 2, which drains; worker 6 is to take the place of 3."""
+
+
+def test_reload() -> None:
+    supervisor = play(
+        *PROVEN,
+        (12.0, Born(6, 4006), []),
+        (12.5, Exited(2, 0), []),
+        (13.0, Ready(6), [Attend(6, 1)]),
+        (
+            13.0,
+            Attending(6, 1),
+            [Release(3, 1), Drain(3), Commit(2), Notify("ready"), Conclude(2, True, "", 3.0, (2,)), Dismiss(1)],
+        ),
+        (13.5, Exited(1, 0), []),
+        (14.0, Exited(3, 0), []),
+    )
+    assert supervisor.generation == 2
+    assert supervisor.pools["web"].restarts == 0
+
+
+def test_reload_that_is_misconfigured() -> None:
+    supervisor = play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (
+            10.0,
+            Misconfigured(2, "hourd.yaml:3: pools: missing", 78),
+            [Conclude(2, False, "hourd.yaml:3: pools: missing", 0.0, (2,))],
+        ),
+        (11.0, ReloadAsked(), [Configure(3)]),
+    )
+    assert supervisor.state(11.0) == "running"
+
+
+def test_reload_that_cannot_import() -> None:
+    supervisor = play(
+        *LOADING,
+        (11.0, Failed(4, "ImportError: hello", 75), []),
+        (11.0, Lost(4), []),
+        (11.0, Exited(4, 1), [Abandon(2), Notify("ready"), Conclude(2, False, "ImportError: hello", 1.0, (2,))]),
+    )
+    assert (supervisor.state(11.0), supervisor.generation) == ("running", 1)
+
+
+def test_reload_whose_first_worker_does_not_boot() -> None:
+    supervisor = play(
+        *LOADING,
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+        (11.0, Born(5, 4005), []),
+        (12.0, Failed(5, "OSError: no database", 75), []),
+        (
+            12.0,
+            Exited(5, 1),
+            [Abandon(2), Notify("ready"), Conclude(2, False, "OSError: no database", 2.0, (2,)), Dismiss(4)],
+        ),
+        (12.1, Exited(4, 0), []),
+    )
+    assert (supervisor.state(11.0), supervisor.generation) == ("running", 1)
+
+
+def test_reload_rolls_back_in_the_middle_of_the_roll() -> None:
+    supervisor = play(
+        *PROVEN,
+        (12.0, Born(6, 4006), []),
+        (
+            13.0,
+            Exited(6, 3),
+            [
+                Abandon(2),
+                Notify("ready"),
+                Conclude(2, False, "worker web/1 gen=2 pid=4006 exited with code 3", 3.0, (2,)),
+                Dismiss(4),
+                Spawn(7, 1, "web", 0, 1),
+            ],
+        ),
+        (13.1, Born(7, 4007), []),
+        (14.0, Ready(7), [Attend(7, 0)]),
+        (14.0, Attending(7, 0), [Release(5, 0), Drain(5)]),
+    )
+    assert supervisor.pools["web"].settled
+
+
+def test_reload_takes_the_place_of_another() -> None:
+    play(
+        *LOADING,
+        (10.5, ReloadAsked(), [Configure(3)]),
+        (10.6, ReloadAsked(), []),
+        (10.7, Configured(3, (web(3),)), [Abandon(2), Dismiss(4), StartMold(5, "web", 3, True)]),
+        (10.8, MoldReady(4), []),
+        (10.8, Exited(4, 0), []),
+        (11.0, MoldReady(5), [Spawn(6, 5, "web", 0, 3)]),
+        (11.0, Born(6, 4006), []),
+        (12.0, Ready(6), [Attend(6, 0)]),
+        (12.0, Attending(6, 0), [Release(2, 0), Drain(2), Spawn(7, 5, "web", 1, 3)]),
+        (12.0, Born(7, 4007), []),
+        (13.0, Ready(7), [Attend(7, 1)]),
+        (
+            13.0,
+            Attending(7, 1),
+            [Release(3, 1), Drain(3), Commit(3), Notify("ready"), Conclude(3, True, "", 2.5, (2, 3)), Dismiss(1)],
+        ),
+    )
+
+
+def test_reload_takes_the_place_of_one_that_rolls() -> None:
+    """The stable generation serves until the new import has succeeded."""
+    play(
+        *PROVEN,
+        (12.0, Born(6, 4006), []),
+        (12.5, ReloadAsked(), [Configure(3)]),
+        (
+            12.5,
+            Configured(3, (web(3),)),
+            [
+                Abandon(2),
+                Dismiss(4),
+                StartMold(7, "web", 3, True),
+                Kill(6, "is no longer wanted"),
+                Spawn(8, 1, "web", 0, 1),
+            ],
+        ),
+        (13.0, Born(8, 4008), []),
+        (13.0, Exited(6, -9), []),
+        (13.5, MoldReady(7), []),
+    )
+
+
+def test_reload_forgives_crashes() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (10.0, Born(4, 4004), []),
+        (10.5, Exited(4, 1), []),
+        (10.5, Exited(1, 1), [StartMold(5, "web", 1, True)]),
+        (10.5, MoldReady(5), []),
+        (10.5, Exited(5, 1), []),
+        (10.5, ReloadAsked(), [Configure(2)]),
+        (
+            10.5,
+            Configured(2, (web(2),)),
+            [Notify("reloading"), StartMold(6, "web", 1, True), StartMold(7, "web", 2, True)],
+        ),
+        (11.0, MoldReady(6), [Spawn(8, 6, "web", 1, 1)]),
+    )
+
+
+def test_commit_waits_until_each_slot_is_attended() -> None:
+    play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=1),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+        (11.0, Born(5, 4005), []),
+        (11.5, Exited(1, -9), [StartMold(6, "web", 1, True)]),
+        (11.5, Exited(2, -9), [Attend(3, 0)]),
+        (11.5, Exited(3, -9), []),
+        (12.0, Ready(5), [Attend(5, 0), Attend(5, 1)]),
+        (12.0, Attending(5, 0), []),
+        (12.0, Attending(5, 1), [Commit(2), Notify("ready"), Conclude(2, True, "", 2.0, (2,)), Dismiss(6)]),
+    )
+
+
+def test_refused_reload_leaves_the_one_under_way() -> None:
+    play(
+        *LOADING,
+        (10.5, ReloadAsked(), [Configure(3)]),
+        (
+            10.75,
+            Misconfigured(3, "hourd.yaml:3: pools: missing", 78),
+            [Conclude(3, False, "hourd.yaml:3: pools: missing", 0.25, (3,))],
+        ),
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+    )
+
+
+def test_mold_killed_during_a_reload_is_started_again() -> None:
+    play(
+        *LOADING,
+        (10.25, Exited(4, -9), [StartMold(5, "web", 2, True)]),
+        (10.5, Exited(5, -9), []),
+        (10.75, Elapsed(), [StartMold(6, "web", 2, True)]),
+        (
+            11.0,
+            Exited(6, -9),
+            [Abandon(2), Notify("ready"), Conclude(2, False, "mold web gen=2 was killed by SIGKILL", 1.0, (2,))],
+        ),
+    )
+
+
+def test_crash_before_the_trial_is_proven_is_answered_by_the_stable_generation() -> None:
+    play(
+        *LOADING,
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+        (11.1, Exited(3, -9), [Attend(2, 1), Spawn(6, 1, "web", 1, 1)]),
+        (11.2, Born(5, 4005), []),
+        (11.2, Born(6, 4006), []),
+        (12.0, Ready(5), [Attend(5, 0), Attend(5, 1)]),
+        (12.0, Attending(5, 0), [Release(2, 0), Kill(6, "is no longer wanted"), Spawn(7, 4, "web", 1, 2)]),
+        (12.1, Exited(6, -9), []),
+    )
+
+
+def test_fewer_workers_share_the_slots_evenly() -> None:
+    play(
+        *RUNNING,
+        (5.0, ScaleAsked(2), [Attend(2, 2), Attend(3, 3), Spawn(4, 1, "web", 2, 1), Spawn(5, 1, "web", 3, 1)]),
+        (5.0, Born(4, 4004), []),
+        (5.0, Born(5, 4005), []),
+        (6.0, Ready(4), [Attend(4, 2)]),
+        (6.0, Attending(4, 2), [Release(2, 2)]),
+        (6.0, Ready(5), [Attend(5, 3)]),
+        (6.0, Attending(5, 3), [Release(3, 3)]),
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=2, slots=4),)), [Notify("reloading"), StartMold(6, "web", 2, True)]),
+        (11.0, MoldReady(6), [Spawn(7, 6, "web", 0, 2)]),
+        (11.0, Born(7, 4007), []),
+        (12.0, Ready(7), [Attend(7, 0), Attend(7, 2), Attend(7, 3)]),
+        (12.0, Attending(7, 0), [Release(2, 0), Drain(2), Spawn(8, 6, "web", 1, 2)]),
+        (12.0, Attending(7, 2), [Release(4, 2), Drain(4)]),
+        (12.0, Attending(7, 3), [Release(5, 3), Drain(5)]),
+        (12.0, Born(8, 4008), []),
+        (13.0, Ready(8), [Attend(8, 1), Attend(8, 3)]),
+        (
+            13.0,
+            Attending(8, 1),
+            [Release(3, 1), Drain(3), Commit(2), Notify("ready"), Conclude(2, True, "", 3.0, (2,)), Dismiss(1)],
+        ),
+        (13.0, Attending(8, 3), [Release(7, 3)]),
+    )
+
+
+def test_pool_is_added_and_another_removed() -> None:
+    supervisor = play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(2, (console(2),)), [Notify("reloading"), StartMold(4, "console", 2, True)]),
+        (11.0, MoldReady(4), [Spawn(5, 4, "console", 0, 2)]),
+        (11.0, Born(5, 4005), []),
+        (12.0, Ready(5), [Attend(5, 0)]),
+        (
+            12.0,
+            Attending(5, 0),
+            [
+                Commit(2),
+                Notify("ready"),
+                Conclude(2, True, "", 2.0, (2,)),
+                Dismiss(1),
+                Release(2, 0),
+                Drain(2),
+                Release(3, 1),
+                Drain(3),
+            ],
+        ),
+        (12.1, Exited(1, 0), []),
+        (12.1, Exited(2, 0), []),
+        (12.1, Exited(3, 0), []),
+    )
+    assert list(supervisor.pools) == ["console"]
+
+
+def test_pool_of_a_refused_reload_goes() -> None:
+    supervisor = play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (
+            10.0,
+            Configured(2, (web(2), console(2))),
+            [Notify("reloading"), StartMold(4, "web", 2, True), StartMold(5, "console", 2, True)],
+        ),
+        (11.0, MoldReady(5), []),
+        (11.0, Failed(4, "ImportError: hello", 75), []),
+        (
+            11.0,
+            Exited(4, 1),
+            [Abandon(2), Notify("ready"), Conclude(2, False, "ImportError: hello", 1.0, (2,)), Dismiss(5)],
+        ),
+        (11.1, Exited(5, 0), []),
+    )
+    assert list(supervisor.pools) == ["web"]
+
+
+def test_draining_generations_are_capped() -> None:
+    supervisor = play(*RUNNING)
+    killed: list[int] = []
+    for _ in range(8):
+        killed += _reload(supervisor)
+    assert killed == [2, 3, 5, 6]
+
+
+def _reload(supervisor: Supervisor) -> list[int]:
+    """Play a reload of two workers in which those who drain do not end, and return who was killed."""
+    killed, waiting = [], [ReloadAsked()]
+    while waiting:
+        for action in supervisor.handle(waiting.pop(0), 10.0):
+            match action:
+                case Configure(generation):
+                    waiting.append(Configured(generation, (web(generation),)))
+                case StartMold(mold):
+                    waiting.append(MoldReady(mold))
+                case Spawn(worker):
+                    waiting += [Born(worker, 4000 + worker), Ready(worker)]
+                case Attend(worker, slot):
+                    waiting.append(Attending(worker, slot))
+                case Dismiss(mold):
+                    waiting.append(Exited(mold, 0))
+                case Kill(worker):
+                    killed.append(worker)
+    return killed
+
+
+# --- scaling and leaving --------------------------------------------------------------------------
+
+
+def test_scale_up_and_down() -> None:
+    supervisor = play(
+        *RUNNING,
+        (10.0, ScaleAsked(1), [Attend(2, 2), Spawn(4, 1, "web", 2, 1)]),
+        (10.1, Attending(2, 2), []),
+        (10.1, Born(4, 4004), []),
+        (11.0, Ready(4), [Attend(4, 2)]),
+        (11.0, Attending(4, 2), [Release(2, 2)]),
+        (12.0, ScaleAsked(-2), [Attend(2, 1), Attend(2, 2)]),
+        (12.0, Attending(2, 1), [Release(3, 1), Drain(3)]),
+        (12.0, Attending(2, 2), [Release(4, 2), Drain(4)]),
+        (13.0, Exited(3, 0), []),
+        (13.0, Exited(4, 0), []),
+        (14.0, ScaleAsked(-1), []),
+    )
+    assert supervisor.pools["web"].settled
+
+
+def test_scaling_during_a_reload_changes_the_new_number() -> None:
+    play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=3, slots=3),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (10.5, ScaleAsked(-1), [Attend(2, 1)]),
+        (11.0, MoldReady(4), [Release(2, 1), Attend(2, 2), Spawn(5, 4, "web", 0, 2)]),
+    )
+
+
+def test_scaling_outlives_a_roll_back() -> None:
+    play(
+        *PROVEN,
+        (12.0, ScaleAsked(1), [Attend(5, 2), Spawn(7, 4, "web", 2, 2)]),
+        (12.0, Attending(5, 2), []),
+        (12.5, Failed(6, "OSError: no database", 75), []),
+        (
+            12.5,
+            Exited(6, 1),
+            [
+                Abandon(2),
+                Notify("ready"),
+                Conclude(2, False, "OSError: no database", 2.5, (2,)),
+                Dismiss(4),
+                Attend(3, 2),
+                Spawn(8, 1, "web", 0, 1),
+                Spawn(9, 1, "web", 2, 1),
+            ],
+        ),
+    )
+
+
+def test_scaling_the_stable_generation_beyond_the_slots() -> None:
+    """A reload to one worker is rolled back to what has three by then."""
+    supervisor = play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=1),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+        (11.0, ScaleAsked(1), []),
+        (11.0, Exited(4, 0), [StartMold(6, "web", 2, True)]),
+        (11.0, Failed(5, "OSError: no database", 75), []),
+        (11.0, Born(5, 4005), []),
+        (
+            11.5,
+            Exited(5, 1),
+            [
+                Abandon(2),
+                Notify("ready"),
+                Conclude(2, False, "OSError: no database", 1.5, (2,)),
+                Dismiss(6),
+                Attend(2, 2),
+                Spawn(7, 1, "web", 2, 1),
+            ],
+        ),
+    )
+    assert supervisor.pools["web"].slots == 3
+
+
+def test_leaving_worker_is_replaced_first() -> None:
+    play(
+        *RUNNING,
+        (10.0, Leaving(2), [Spawn(4, 1, "web", 0, 1)]),
+        (10.0, Leaving(3), []),
+        (10.1, Born(4, 4004), []),
+        (11.0, Ready(4), [Attend(4, 0)]),
+        (11.0, Attending(4, 0), [Release(2, 0), Drain(2), Spawn(5, 1, "web", 1, 1)]),
+        (12.0, Exited(2, 0), []),
+    )
+
+
+def test_leaving_worker_that_boots_is_given_up() -> None:
+    play(
+        *RUNNING,
+        (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
+        (10.1, Born(4, 4004), []),
+        (10.2, Leaving(4), [Kill(4, "is no longer wanted"), Spawn(5, 1, "web", 1, 1)]),
+    )
+
+
+# --- the end --------------------------------------------------------------------------------------
+
+
+def test_stop() -> None:
+    play(
+        *RUNNING,
+        (10.0, StopAsked(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
+        (10.1, Exited(1, 0), []),
+        (11.0, Exited(3, 0), []),
+        (11.0, ReloadAsked(), []),
+        (11.0, ScaleAsked(1), []),
+        (12.0, Exited(2, 0), [Exit(0)]),
+    )
+
+
+def test_stop_does_not_wait_beyond_the_grace() -> None:
+    play(
+        *RUNNING,
+        (10.0, StopAsked(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
+        (15.0, Elapsed(), [Kill(1, "did not end when dismissed")]),
+        (15.1, Exited(1, -9), []),
+        (
+            20.0,
+            Elapsed(),
+            [Kill(2, "did not end within its grace of 5s"), Kill(3, "did not end within its grace of 5s")],
+        ),
+        (20.1, Exited(2, -9), []),
+        (20.1, Exited(3, -9), [Exit(0)]),
+    )
+
+
+def test_stop_in_the_middle_of_a_reload() -> None:
+    play(
+        *PROVEN,
+        (12.5, ReloadAsked(), [Configure(3)]),
+        (
+            13.0,
+            StopAsked(),
+            [
+                Notify("stopping"),
+                Conclude(2, False, "hourd was stopped meanwhile", 3.0, (2,)),
+                Conclude(3, False, "hourd was stopped meanwhile", 0.5, (3,)),
+                Dismiss(1),
+                Dismiss(4),
+                Release(3, 1),
+                Drain(3),
+                Release(5, 0),
+                Drain(5),
+            ],
+        ),
+        (13.0, Born(6, 4006), [Kill(6, "is no longer wanted")]),
+        (13.1, Configured(3, (web(3),)), [Abandon(3)]),
+        (13.1, Exited(1, 0), []),
+        (13.1, Lost(4), []),
+        (13.1, Exited(4, 0), []),
+        (13.1, Exited(2, 0), []),
+        (13.1, Exited(6, -9), []),
+        (13.2, Exited(3, 0), []),
+        (13.3, Exited(5, 0), [Exit(0)]),
+    )
+
+
+def test_stop_during_the_first_start() -> None:
+    play(
+        (0.0, ReloadAsked(), [Configure(1)]),
+        (0.0, StopAsked(), [Notify("stopping"), Conclude(1, False, "hourd was stopped meanwhile", 0.0, (1,)), Exit(0)]),
+    )
+
+
+def test_second_interrupt_stops_at_once() -> None:
+    play(
+        *RUNNING,
+        (10.0, Interrupted(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
+        (
+            10.5,
+            Interrupted(),
+            [Kill(1, "is stopped at once"), Kill(2, "is stopped at once"), Kill(3, "is stopped at once")],
+        ),
+        (10.6, Interrupted(), []),
+        (10.6, Exited(1, -9), []),
+        (10.6, Exited(2, -9), []),
+        (10.6, Exited(3, -9), [Exit(0)]),
+    )
+
+
+def test_interrupt_after_a_stop_is_the_first() -> None:
+    play(
+        *RUNNING,
+        (10.0, StopAsked(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
+        (10.5, Interrupted(), []),
+        (
+            11.0,
+            Interrupted(),
+            [Kill(1, "is stopped at once"), Kill(2, "is stopped at once"), Kill(3, "is stopped at once")],
+        ),
+    )
