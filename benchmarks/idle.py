@@ -97,9 +97,8 @@ def _trace(daemon: measure.Daemon) -> None:
         print("(strace is not installed: no list of system calls)\n")
         return
     command = ["timeout", "-s", "INT", str(_TRACE), "strace", "-f", "-c", "-p", str(daemon.pid)]
-    print(
-        f"System calls of the master in {_TRACE} s (no table: there was none):\n{measure.output(command, limit=_TRACE + 30)}"
-    )
+    print(f"System calls of the master in {_TRACE} s (no table: there was none):")
+    print(measure.output(command, limit=_TRACE + 30))
 
 
 def main() -> int:

@@ -91,7 +91,7 @@ class Worker(Child):
 
     @property
     def coming(self) -> bool:
-        return self.state in ("forking", "booting") and not self.lost
+        return self.state in ("forking", "booting")
 
     @property
     def serving(self) -> bool:

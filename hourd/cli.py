@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import glob
 import json
 import os
 import select
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from . import __version__, config, control, daemon, errors, kinds, table
-from .overrides import Overrides
+from .config.overrides import Overrides
 from .settings import Settings
 
 _DEFAULT_FILE = "/etc/hourd.yaml"
@@ -113,7 +114,7 @@ def check(*, print_: bool, import_: bool, **given: Any) -> None:
 
         trial.run(loaded.settings)
     if print_:
-        from . import printing  # noqa: PLC0415, the master is to stay small
+        from .config import printing  # noqa: PLC0415, the master is to stay small
 
         click.echo(printing.to_yaml(loaded), nl=False)
     else:
@@ -123,7 +124,7 @@ def check(*, print_: bool, import_: bool, **given: Any) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
-    from . import schema as schemas  # noqa: PLC0415, the master is to stay small
+    from .config import schema as schemas  # noqa: PLC0415, the master is to stay small
 
     click.echo(json.dumps(schemas.json_schema(), indent=2))
 
@@ -151,18 +152,20 @@ def _talks(command: Command) -> Command:
 
 
 def _find(file: str | None) -> str:
+    """Return the control socket of the daemon of a file, or of the only daemon there is."""
+    folders = config.control_folders(os.environ)
     path = file or _default_file()
     if path is not None:
-        return config.control_path(config.load(path, environ=os.environ).settings, os.environ)
-    folder = os.path.dirname(config.control_path("any", os.environ))
-    try:
-        there = sorted(name for name in os.listdir(folder) if name.endswith(".sock"))
-    except OSError:
-        there = []
-    if len(there) == 1:
-        return os.path.join(folder, there[0])
-    found = f"there are several daemons ({', '.join(there)})" if there else "there is no control socket"
-    raise errors.RefusedError(f"{found} in {folder}; say which: -c FILE or --control PATH")
+        name, control_path = config.identify(path, environ=os.environ)
+        if control_path:
+            return control_path
+        places = [os.path.join(folder, f"{name}.sock") for folder in folders]
+        return next(filter(os.path.exists, places), places[0])
+    places = sorted(place for folder in folders for place in glob.glob(os.path.join(glob.escape(folder), "*.sock")))
+    if len(places) == 1:
+        return places[0]
+    found = f"there are several daemons ({', '.join(places)})" if places else f"no daemon is in {' or '.join(folders)}"
+    raise errors.RefusedError(f"{found}; say which: -c FILE or --control PATH")
 
 
 @main.command()

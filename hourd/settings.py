@@ -107,7 +107,7 @@ class Log(Struct, frozen=True, kw_only=True):
     format: Literal["text", "json", "journal"] = "text"
     config: Annotated[
         dict[str, Any] | None,
-        Meta(description="a logging.config.dictConfig mapping for molds and workers; the master keeps to standard error"),
+        Meta(description="a logging.config.dictConfig mapping for molds and workers; the master logs to standard error"),
     ] = None
 
 
@@ -118,7 +118,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     directory: Annotated[
         str, Meta(description="working directory, put first on sys.path; relative to this file")
     ]
-    user: Annotated[str | None, Meta(description="workers and all user code run as this user; only root may set it")] = None
+    user: Annotated[
+        str | None, Meta(description="workers and all user code run as this user; only root may set it")
+    ] = None
     group: str | None = None
     environment: Annotated[dict[str, str], Meta(description="added to the environment of molds and workers")] = field(
         default_factory=dict

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_EXACT: Final = 1e-9
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)(B|KiB|MiB|GiB)")
 
@@ -20,7 +21,11 @@ Duration = Annotated[
     float,
     Meta(
         extra={"unit": "duration"},
-        extra_json_schema={"type": "string", "pattern": f"^{_DURATION.pattern}$|^0$", "examples": ["250ms", "30s", "5m", "12h"]},
+        extra_json_schema={
+            "type": "string",
+            "pattern": f"^{_DURATION.pattern}$|^0$",
+            "examples": ["250ms", "30s", "5m", "12h"],
+        },
     ),
 ]
 """Seconds, written as ``250ms``, ``30s``, ``5m``, ``12h``."""
@@ -29,7 +34,11 @@ Size = Annotated[
     int,
     Meta(
         extra={"unit": "size"},
-        extra_json_schema={"type": "string", "pattern": f"^{_SIZE.pattern}$|^0$", "examples": ["64KiB", "512MiB", "2GiB"]},
+        extra_json_schema={
+            "type": "string",
+            "pattern": f"^{_SIZE.pattern}$|^0$",
+            "examples": ["64KiB", "512MiB", "2GiB"],
+        },
     ),
 ]
 """Bytes, written as ``64KiB``, ``512MiB``, ``2GiB``."""
@@ -54,12 +63,12 @@ def parse_size(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Return the shortest exact way to write it, ``90s`` rather than ``1.5m``."""
+    """Return a short way to write it, to the nearest microsecond: ``90s`` rather than ``1.5m``."""
     if seconds == 0:
         return "0"
     for unit in ("d", "h", "m", "s", "ms"):
         number = seconds / _SECONDS[unit]
-        if number >= 1 and abs(number - round(number)) < 1e-9:
+        if number >= 1 and abs(number - round(number)) < _EXACT:
             return f"{round(number)}{unit}"
     return f"{seconds * 1000:g}ms"
 

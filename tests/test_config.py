@@ -19,10 +19,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hourd import __version__, config, document, errors, kinds
-from hourd.config import Loaded, Overrides
-from hourd.printing import to_yaml
-from hourd.schema import json_schema
+from hourd import __version__, config, errors, kinds
+from hourd.config import Loaded, Overrides, document
+from hourd.config.printing import to_yaml
+from hourd.config.schema import json_schema
 from hourd.settings import Settings
 
 LATER = f"is not available yet in hourd {__version__}"
@@ -845,9 +845,22 @@ class TestWithoutFile:
     ],
 )
 def test_control_path(environ: dict[str, str], path: str) -> None:
-    assert config.control_path("x", environ) == path
     assert config.control_path(load(f"name: x\n{MINIMAL}").settings, environ) == path
     assert config.control_path(load(f"control: /c\n{MINIMAL}").settings, environ) == "/c"
+
+
+def test_a_daemon_is_found_while_its_file_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text("control: ${WHERE}/x.sock\npols: {}\nuser: nobody-of-this-name\n")
+    assert config.identify(str(file), environ={"WHERE": "run"}) == ("shop", f"{tmp_path}/run/x.sock")
+    file.write_text("name: other\npools: 5\n")
+    assert config.identify(str(file), environ={}) == ("other", None)
+    file.write_text("name: [a]\n")
+    with pytest.raises(errors.ConfigError, match=r"shop\.yaml:1: name: expected a text"):
+        config.identify(str(file), environ={})
+    file.write_text("name: [a\n")
+    with pytest.raises(errors.ConfigError, match=r"shop\.yaml:"):
+        config.identify(str(file), environ={})
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)

@@ -59,10 +59,9 @@ def test_what_cannot_be_understood_is_answered(daemon, line):
 
 
 def test_a_request_without_end_is_cut(daemon):
-    with raw(daemon) as sock:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            sock.sendall(b"x" * 1_000_000)
-            assert sock.recv(1) == b""
+    with raw(daemon) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sock.sendall(b"x" * 1_000_000)
+        assert sock.recv(1) == b""
     assert daemon.status()["state"] == "running"
 
 

@@ -25,7 +25,7 @@ def test_each_killed_worker_is_replaced_at_once(preload):
         for slot, pid in enumerate(before):
             os.kill(pid, signal.SIGKILL)
             daemon.wait_log(f"worker web/{slot} gen=1 pid={pid} {KILLED} after serving for .*; starting another at once")
-            daemon.until(lambda: len(daemon.workers()) == 3, "three workers serve")  # noqa: B023, called at once
+            daemon.until(lambda: len(daemon.workers()) == 3, "three workers serve")
         assert not set(before) & set(daemon.workers())
         status = daemon.status()
         assert status["pools"]["web"]["restarts"] == 3

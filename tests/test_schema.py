@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hourd import config, errors
-from hourd.schema import DIALECT, json_schema
+from hourd.config.schema import DIALECT, json_schema
 
 MINIMAL = "pools: {web: {servers: {http: {kind: aiohttp, app: 'a:b', bind: ':1'}}}}\n"
 

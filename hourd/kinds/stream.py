@@ -44,7 +44,7 @@ class Stream(StreamKind):
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._handler(reader, writer)
-        except Exception as error:  # noqa: BLE001, user code may raise anything
+        except Exception as error:
             if _is_gone(error):
                 self.context.log.debug("the peer closed the connection", exc_info=True)
                 return

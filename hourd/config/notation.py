@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from . import addresses, units
+from .. import addresses, units
 from .mistakes import alternatives
 from .tree import Items, Node, Scalar
 

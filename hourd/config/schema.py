@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from msgspec import NODEFAULT, Struct, inspect
 
-from . import kinds
+from .. import kinds
+from ..settings import Log, Server, Settings
 from .notation import Unit, unit_of, unwrapped
-from .settings import Log, Server, Settings
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

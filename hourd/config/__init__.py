@@ -15,15 +15,16 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from . import checks, document, errors, files, tree
+from .. import errors
+from ..settings import Settings
+from . import checks, document, files, tree
 from .mistakes import Mistakes, Place, refusal, shown
 from .overrides import NONE, Overrides, with_overrides
 from .reader import Reader
-from .settings import Settings
 from .substitution import Substitution
 from .tree import Scalar, Section
 
-__all__ = ["Loaded", "Overrides", "control_path", "from_app", "load"]
+__all__ = ["Loaded", "Overrides", "control_folders", "control_path", "from_app", "identify", "load"]
 
 FILE_MAX: Final = 1024 * 1024
 DEFAULT_KIND: Final = "aiohttp"
@@ -59,11 +60,18 @@ def load(path: str, *, environ: Mapping[str, str], overrides: Overrides = NONE) 
         errors.ConfigError: there are mistakes; one line for each.
         errors.NoPermissionError: the file may not be read.
     """
-    mistakes = Mistakes()
-    root = document.parse(_content(path), path, mistakes)
-    stem = os.path.basename(path).removesuffix(".yaml").removesuffix(".yml")
-    folder = os.path.dirname(os.path.join(_cwd() or "/", path))
-    return _Loading(root, stem, folder, environ, mistakes).loaded(overrides, path)
+    return _of_file(path, environ).loaded(overrides, path)
+
+
+def identify(path: str, *, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return the name and the control socket of a file's daemon, whatever else is wrong in the file.
+
+    A daemon must be found by who wants to stop it also while its file is being edited.
+
+    Raises:
+        errors.ConfigError: not even that can be read.
+    """
+    return _of_file(path, environ).identity()
 
 
 def from_app(app: str, *, environ: Mapping[str, str], overrides: Overrides = NONE, kind: str = DEFAULT_KIND) -> Loaded:
@@ -90,20 +98,23 @@ def from_app(app: str, *, environ: Mapping[str, str], overrides: Overrides = NON
     return _Loading(root, stem, _cwd() or "/", environ, mistakes).loaded(overrides, None)
 
 
-def control_path(settings: Settings | str, environ: Mapping[str, str]) -> str:
-    """Return the path of the control socket: as set, or the default place of a daemon's name.
+def control_folders(environ: Mapping[str, str]) -> list[str]:
+    """Return where control sockets are by default; a daemon takes the first place.
+
+    Who asks it may have another environment (a service has systemd's ``RUNTIME_DIRECTORY``, a login
+    has ``XDG_RUNTIME_DIR``), so that one looks in all of them.
 
     Args:
-        settings: of the daemon, or just its name.
-        environ: ``RUNTIME_DIRECTORY`` is systemd's, and may list several; the first counts.
+        environ: ``RUNTIME_DIRECTORY`` may list several, the first counts.
     """
-    name = settings if isinstance(settings, str) else settings.name
-    if isinstance(settings, Settings) and settings.control:
-        return settings.control
     runtime = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     home = environ.get("XDG_RUNTIME_DIR", "")
-    folder = runtime or (os.path.join(home, "hourd") if home else "/run/hourd")
-    return os.path.join(folder, f"{name}.sock")
+    return [folder for folder in (runtime, home and os.path.join(home, "hourd"), "/run/hourd") if folder]
+
+
+def control_path(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Return the path of a daemon's control socket: as set, or in the first default place."""
+    return settings.control or os.path.join(control_folders(environ)[0], f"{settings.name}.sock")
 
 
 class _Loading(Struct, frozen=True):
@@ -122,6 +133,16 @@ class _Loading(Struct, frozen=True):
         values = Reader(self.mistakes, checks.rules(self.folder)).read(root, _TYPE, "")
         self.mistakes.raise_any()
         return Loaded(_converted(values, root.place), tree.secrets(root), file)
+
+    def identity(self) -> tuple[str, str | None]:
+        few = {name: node for name, node in self.root.entries.items() if name in ("name", "control")}
+        root = self._substituted(self._with_name(Section(self.root.place, few, self.root.keys)))
+        texts = {name: node.text for name, node in root.entries.items() if isinstance(node, Scalar)}
+        if "name" not in texts:
+            self.mistakes.raise_any()
+            raise refusal(root.place, "name: expected a text")
+        control = texts.get("control")
+        return texts["name"], os.path.abspath(os.path.join(self.folder, control)) if control else None
 
     def _with_name(self, root: Section) -> Section:
         if "name" in root.entries:
@@ -143,6 +164,14 @@ class _Loading(Struct, frozen=True):
         node = Substitution(self.environ, self.folder, self.mistakes).apply(root)
         # A mapping stays one; the type does not say so.
         return node if isinstance(node, Section) else root
+
+
+def _of_file(path: str, environ: Mapping[str, str]) -> _Loading:
+    mistakes = Mistakes()
+    root = document.parse(_content(path), path, mistakes)
+    stem = os.path.basename(path).removesuffix(".yaml").removesuffix(".yml")
+    folder = os.path.dirname(os.path.join(_cwd() or "/", path))
+    return _Loading(root, stem, folder, environ, mistakes)
 
 
 def _converted(values: Any, place: Place) -> Settings:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from . import __version__
+from .. import __version__
 from .mistakes import Mistakes, join, shown, suggestion
 from .notation import Unit, expected, found, unit_of, unwrapped
 from .scalars import fits, value_of, within

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, inspect
 
-from . import __version__, kinds
-from .addresses import Address, parse
+from .. import __version__, kinds
+from ..addresses import Address, parse
 from .mistakes import Place, join, suggestion
 from .reader import INVALID, Reader
 from .tree import Node, Scalar, Section, has_secret

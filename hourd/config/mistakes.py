@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from . import errors
+from .. import errors
 
 _SHOWN_MAX: Final = 60
 

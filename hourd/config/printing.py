@@ -13,10 +13,10 @@ import yaml
 from msgspec import Struct, inspect
 from yaml.representer import SafeRepresenter
 
-from . import kinds
-from .config import Loaded
+from .. import kinds
+from ..settings import Server, Settings
+from . import Loaded
 from .notation import unit_of, unwrapped
-from .settings import Server, Settings
 from .substitution import escape
 from .tree import TAG_PREFIX, Scalar
 

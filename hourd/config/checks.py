@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from . import __version__, accounts, serving
-from .addresses import UNIX_PATH_MAX
+from .. import __version__
+from ..addresses import UNIX_PATH_MAX
+from ..settings import Log, Pool, Restart, Server, Settings, UnixSocket
+from . import accounts, serving
 from .mistakes import join, shown
 from .notation import found
 from .reader import INVALID, FieldRule, Invalid, Reader, Rules
-from .settings import Log, Pool, Restart, Server, Settings, UnixSocket
 from .tree import Broken, Node, Scalar, Section
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
