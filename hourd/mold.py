@@ -20,27 +20,16 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass
 
 from setproctitle import setproctitle
 
-from . import channel, errors, log, orders, privileges
+from . import channel, errors, log, orders, privileges, worker
 from .application import Application, explain, load
+from .worker import Birth
 
 _LAST_HELP = 5.0
 """Seconds beyond the longest grace after which an orphan is killed."""
 _logger = logging.getLogger("hourd.mold")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
-    """What a newly forked worker has."""
-
-    orders: orders.Orders
-    application: Application | None
-    slot: int
-    channel: channel.ChildEnd
-    board_fd: int
 
 
 class Mold:
@@ -56,6 +45,7 @@ class Mold:
     def import_application(self) -> None:
         """Import, and find out whether that can be forked."""
         before = _sockets()
+        worker.loop_factory(self._orders.settings.loop)
         self._application = load(self._orders.settings)
         if remains := _remains(before):
             self._channel.send(channel.Unsafe(remains))
@@ -151,8 +141,6 @@ def _live(end: channel.ChildEnd) -> int:
         return errors.EXIT_INTERNAL
     if birth is None:
         return errors.EXIT_STOPPED
-    from . import worker  # noqa: PLC0415, a mold without preload stays small
-
     return worker.main(birth)
 
 

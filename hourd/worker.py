@@ -13,15 +13,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from setproctitle import setproctitle
 
 from . import channel, context, errors, kinds, log, scoreboard
 from .application import Application, explain, load
-
-if TYPE_CHECKING:
-    from .mold import Birth
+from .orders import Orders
 
 _BEAT = 0.5
 """Seconds between two beats."""
@@ -30,8 +29,15 @@ _LOOK = 0.02
 _logger = logging.getLogger("hourd.worker")
 
 
-class OrphanedError(Exception):
-    """The master is gone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """What a newly forked worker has."""
+
+    orders: Orders
+    application: Application | None
+    slot: int
+    channel: channel.ChildEnd
+    board_fd: int
 
 
 class Life:
@@ -225,7 +231,7 @@ def main(birth: Birth) -> int:
     gc.enable()
     try:
         birth.channel.send(channel.Hello())
-        with asyncio.Runner(loop_factory=_loop_factory(mine.settings.loop)) as runner:
+        with asyncio.Runner(loop_factory=loop_factory(mine.settings.loop)) as runner:
             runner.run(Life(birth).live())
     except errors.HourdError as error:
         birth.channel.refuse(str(error), error.exit_code)
@@ -240,7 +246,8 @@ def main(birth: Birth) -> int:
     return errors.EXIT_STOPPED
 
 
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes the configured loop; a mold calls it too, to have imported it."""
     if name == "asyncio":
         return asyncio.new_event_loop
     import uvloop  # noqa: PLC0415, only where it is wanted

@@ -68,7 +68,7 @@ class Manager:
         return any(_has(message, line) for message in self._messages)
 
     def close(self) -> None:
-        self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.sendto(b"", self._sock.getsockname())
         self._thread.join()
         self._sock.close()
 
@@ -77,7 +77,7 @@ class Manager:
             pass
 
     def _read(self) -> bool:
-        """Read what has come; returns whether more may come."""
+        """Read what has come; returns whether more may come: an empty message is the last."""
         with self._lock, contextlib.suppress(BlockingIOError):
             while data := self._sock.recv(4096, socket.MSG_DONTWAIT):
                 self._messages.append(data.decode())

@@ -454,6 +454,15 @@ def test_reload_that_is_misconfigured() -> None:
     assert supervisor.state(11.0) == "running"
 
 
+def test_configuration_that_nobody_waits_for_is_abandoned() -> None:
+    play(
+        *RUNNING,
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, Configured(1, (web(1),)), [Abandon(1)]),
+        (10.0, Configured(2, (web(2),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+    )
+
+
 def test_reload_that_cannot_import() -> None:
     supervisor = play(
         *LOADING,
@@ -711,7 +720,8 @@ def test_draining_generations_are_capped() -> None:
 
 def _reload(supervisor: Supervisor) -> list[int]:
     """Play a reload of two workers in which those who drain do not end, and return who was killed."""
-    killed, waiting = [], [ReloadAsked()]
+    killed: list[int] = []
+    waiting: list[Event] = [ReloadAsked()]
     while waiting:
         for action in supervisor.handle(waiting.pop(0), 10.0):
             match action:
@@ -843,6 +853,18 @@ def test_stop() -> None:
         (11.0, ReloadAsked(), []),
         (11.0, ScaleAsked(1), []),
         (12.0, Exited(2, 0), [Exit(0)]),
+    )
+
+
+def test_stop_at_once() -> None:
+    play(
+        *RUNNING,
+        (10.0, StopAsked(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
+        (
+            10.5,
+            StopAsked(now=True),
+            [Kill(1, "is stopped at once"), Kill(2, "is stopped at once"), Kill(3, "is stopped at once")],
+        ),
     )
 
 
