@@ -20,7 +20,7 @@ from msgspec import Struct
 from . import errors, unix
 
 _MODE = 0o600
-_BACKLOG = 16
+_BACKLOG = 128
 _CLIENTS = 64
 _REQUEST_LIMIT = 64 * 1024
 _CHUNK = 64 * 1024
@@ -135,7 +135,8 @@ class Control:
         self._file.unlink()
 
     def watch(self, client: Client, sock: socket.socket, *, write: bool) -> None:
-        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
+        # Who does not read its answers is not read from: they would pile up here.
+        mask = selectors.EVENT_WRITE if write else selectors.EVENT_READ
         if client in self._clients:
             self._selector.modify(sock, mask, client.on_event)
 

@@ -130,10 +130,10 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """How many connections a worker has open: a hint for choosing who adopts."""
+    """How many connections workers have open: a hint for choosing who adopts."""
 
-    worker: int
-    connections: int
+    connections: tuple[tuple[int, int], ...]
+    """Each worker with its number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,8 @@ class Master:
         self._settings = settings
         self._read_again = read_again
         self._generations: dict[int, Settings] = {}
+        self._obsolete: set[int] = set()
+        """Generations that are neither committed nor tried any more."""
         self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
@@ -97,7 +99,16 @@ class Master:
         while self._events and self._exit_code is None:
             self._decide(self._events.popleft())
         self._hearing = False
+        self._forget_obsolete()
         self._announce()
+
+    def _forget_obsolete(self) -> None:
+        """Let go of configurations, and their sockets, once no worker of theirs serves any more."""
+        gone = self._obsolete - self._supervisor.generations_in_use if self._obsolete else set()
+        if gone:
+            self._obsolete -= gone
+            self._generations = {key: value for key, value in self._generations.items() if key not in gone}
+            self._listeners.keep(*self._generations.values())
 
     def _decide(self, event: Event) -> None:
         _logger.debug("%r", event)
@@ -204,8 +215,7 @@ class Master:
             case events.Commit(generation=generation):
                 self._commit(generation)
             case events.Abandon(generation=generation):
-                self._generations.pop(generation, None)
-                self._listeners.keep(*self._generations.values())
+                self._obsolete.add(generation)
             case events.Conclude():
                 self._conclude(action)
             case events.Notify(what=what):
@@ -277,8 +287,7 @@ class Master:
 
     def _commit(self, generation: int) -> None:
         settings = self._generations[generation]
-        self._generations = {generation: settings}
-        self._listeners.keep(settings)
+        self._obsolete = set(self._generations) - {generation}
         if settings.log != self._settings.log:
             log.set_up(settings.log, blocking=False)
         self._settings = settings
@@ -301,6 +310,8 @@ class Master:
                 systemd.reloading()
             case "stopping":
                 systemd.notify("STOPPING=1")
+                # Held on to, an address would let clients wait, for as long as others drain, for nobody.
+                self._listeners.close()
 
     def _announce(self) -> None:
         """Keep the service manager's status line true."""

@@ -135,13 +135,13 @@ class Pool:
     @property
     def settled(self) -> bool:
         """Whether every slot is attended as wanted and nobody else serves or will."""
-        plan = self.wanted
+        plan, serving = self.wanted, self.serving
         return (
             plan is not None
             and (self.trial is None or self.rolling)
-            and {worker.slot for worker in self.serving} == set(range(plan.workers))
-            and all(self.good(worker) and worker.attends.get(worker.slot) for worker in self.serving)
-            and all(self.attended_by(slot) for slot in range(self.slots))
+            and {worker.slot for worker in serving} == set(range(plan.workers))
+            and all(self.good(worker) and worker.attends.get(worker.slot) for worker in serving)
+            and len({slot for worker in serving for slot, said in worker.attends.items() if said}) == self.slots
         )
 
     def good(self, worker: Worker) -> bool:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 
 from .children import Mold, Worker
 from .events import Action, Attend, Dismiss, Drain, Kill, Plan, Release, Say, Spawn, StartMold
@@ -118,35 +117,42 @@ def _keep_workers(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action
     wanted = pool.wanted
     if wanted is None:
         return
+    seats = _seats(pool)
+    # Where some seat has two, a successor is on its way: one at a time.
+    one_comes = any(sum(worker.coming or worker.serving for worker in there) > 1 for there in seats.values())
     for slot in range(wanted.workers):
-        plan = _plan_for(pool, slot, wanted)
+        there = seats.get(slot, [])
+        plan = _plan_for(pool, there, slot, wanted)
         mold = pool.ready_mold(plan) if plan else None
-        if plan is None or mold is None:
-            continue
+        served = any(worker.serving for worker in there)
         backoff = pool.backoffs.get(slot)
-        if backoff is None or backoff.until <= now:
-            yield _spawn(pool, plan, mold, slot, next(ids), now)
+        if plan is None or mold is None or (served and one_comes) or (backoff and backoff.until > now):
+            continue
+        one_comes = one_comes or served
+        yield _spawn(pool, plan, mold, slot, next(ids), now)
 
 
-def _plan_for(pool: Pool, slot: int, wanted: Plan) -> Plan | None:
-    """Decide which plan the slot's next worker follows, or that it needs none now."""
-    there = [worker for worker in pool.workers.values() if worker.slot == slot and not worker.ending]
+def _seats(pool: Pool) -> dict[int, list[Worker]]:
+    """Return who has, or holds until it was reaped, each seat."""
+    seats: dict[int, list[Worker]] = {}
+    for worker in pool.workers.values():
+        if not worker.ending:
+            seats.setdefault(worker.slot, []).append(worker)
+    return seats
+
+
+def _plan_for(pool: Pool, there: list[Worker], slot: int, wanted: Plan) -> Plan | None:
+    """Decide which plan a seat's next worker follows, or that it needs none."""
     if any(pool.good(worker) for worker in there):
         return None
     if any(worker.serving for worker in there):
-        return None if _successor_comes(pool) else wanted
+        return wanted
     if (fallback := pool.fallback) and slot < fallback.workers:
         if any(worker.coming for worker in there):
             return None
         if pool.ready_mold(fallback):
             return fallback
     return wanted
-
-
-def _successor_comes(pool: Pool) -> bool:
-    """Tell whether some seat has two: a worker and its successor. One at a time."""
-    seats = [worker.slot for worker in pool.workers.values() if worker.coming or worker.serving]
-    return len(seats) > len(set(seats))
 
 
 def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: float) -> Spawn:
@@ -166,41 +172,57 @@ def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: floa
 
 def _keep_slots(pool: Pool) -> Iterator[Action]:
     """Give each slot to the best there is, and take it from others once that one attends."""
-    for slot, best in _attendants(pool).items():
+    serving = [] if pool.closing else pool.serving
+    holders: dict[int, list[Worker]] = {}
+    for worker in serving:
+        for slot in worker.attends:
+            holders.setdefault(slot, []).append(worker)
+    for slot, best in _attendants(pool, serving, holders).items():
         if slot not in best.attends:
             best.attends[slot] = False
             yield Attend(best.id, slot)
         elif best.attends[slot]:
-            for worker in pool.serving:
-                if worker is not best and slot in worker.attends:
+            for worker in holders[slot]:
+                if worker is not best:
                     yield _release(worker, slot)
 
 
-def _attendants(pool: Pool) -> dict[int, Worker]:
-    """Choose who is to attend each slot: its own workers come first, then the slots of others are spread.
+def _attendants(pool: Pool, serving: list[Worker], holders: dict[int, list[Worker]]) -> dict[int, Worker]:
+    """Choose who is to attend each slot: its own worker, or, where it has none, a sibling.
 
     The own worker stays even when it is unwanted, until its successor can serve.
     """
-    serving = [] if pool.closing else pool.serving
     seats = range(pool.wanted.workers if pool.wanted else 0)
-    own: dict[int, list[Worker]] = {}
-    for worker in serving:
-        if worker.slot in seats:
-            own.setdefault(worker.slot, []).append(worker)
     chosen: dict[int, Worker] = {}
-    load: Counter[int] = Counter()
-    for slot in sorted(range(pool.slots), key=lambda slot: slot not in own) if serving else ():
-        chosen[slot] = min(own.get(slot, serving), key=partial(_order, pool, slot, load))
-        load[chosen[slot].id] += 1
-    return chosen
+    for worker in sorted(serving, key=lambda worker: (pool.good(worker), worker.id)):
+        if worker.slot in seats:
+            chosen[worker.slot] = worker
+    gaps = [slot for slot in range(pool.slots) if slot not in chosen] if serving else []
+    return chosen | (_spread(pool, serving, holders, gaps, chosen) if gaps else {})
 
 
-def _order(pool: Pool, slot: int, load: Counter[int], worker: Worker) -> tuple[bool, int, bool, int, int]:
-    """Order the candidates for a slot: who is wanted, has little to do, and has the slot already.
+def _spread(
+    pool: Pool, serving: list[Worker], holders: dict[int, list[Worker]], gaps: list[int], chosen: dict[int, Worker]
+) -> dict[int, Worker]:
+    """Spread slots over those who have the least to do; among equals, who has a slot keeps it.
 
-    What a worker attends must not count for its load: choosing again has to give the same.
+    The load is what was chosen here, not what is attended now: choosing again has to give the same.
     """
-    return (not pool.good(worker), load[worker.id], slot not in worker.attends, worker.connections, worker.id)
+    able = [worker for worker in serving if pool.good(worker)] or serving
+    load = Counter(worker.id for worker in chosen.values())
+    levels: dict[int, dict[int, Worker]] = {}
+    for worker in sorted(able, key=lambda worker: (worker.connections, worker.id)):
+        levels.setdefault(load[worker.id], {})[worker.id] = worker
+    least = min(levels)
+    result: dict[int, Worker] = {}
+    for slot in gaps:
+        while not levels.get(least):
+            least += 1
+        idle = levels[least]
+        best = next((worker for worker in holders.get(slot, ()) if worker.id in idle), next(iter(idle.values())))
+        result[slot] = best
+        levels.setdefault(least + 1, {})[best.id] = idle.pop(best.id)
+    return result
 
 
 def _release(worker: Worker, slot: int) -> Release:

@@ -81,6 +81,16 @@ class Supervisor:
         """Return when ``Elapsed`` is wanted, in monotonic seconds."""
         return min((at for pool in self.pools.values() if (at := pool.deadline(now)) is not None), default=None)
 
+    @property
+    def generations_in_use(self) -> set[int]:
+        """The generations whose workers may still be told to attend something."""
+        return {
+            worker.generation
+            for pool in self.pools.values()
+            for worker in pool.workers.values()
+            if worker.serving or worker.coming
+        }
+
     def state(self, now: float) -> State:
         if self.stopping:
             return "stopping"
@@ -112,6 +122,8 @@ class Supervisor:
                 self._interrupted = True
             case events.ScaleAsked():
                 yield from self._scale(event.change)
+            case events.Loaded():
+                self._weigh(dict(event.connections))
             case events.Elapsed():
                 pass
             case _:
@@ -125,6 +137,11 @@ class Supervisor:
                 _note_worker(pool, worker, event, now)
             elif mold := pool.molds.get(number):
                 _note_mold(pool, mold, event, now)
+
+    def _weigh(self, connections: dict[int, int]) -> None:
+        for pool in self.pools.values():
+            for worker in pool.workers.values():
+                worker.connections = connections.get(worker.id, worker.connections)
 
     def _scale(self, change: int) -> Iterator[Action]:
         pool = next((pool for pool in self.pools.values() if not pool.closing), None)
@@ -270,8 +287,6 @@ def _note_worker(pool: Pool, worker: Worker, event: Event, now: float) -> None:
             pool.attending(worker, event.slot, now)
         case events.Leaving():
             worker.leaving = True
-        case events.Loaded():
-            worker.connections = event.connections
         case _:
             _note_any(pool, worker, event, now)
 

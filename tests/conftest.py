@@ -54,7 +54,9 @@ def _python_for(entry: pwd.struct_passwd, folder: Path) -> tuple[str, str]:
         return sys.executable, tree
     folder.chmod(0o755)
     copy = str(folder / "packages")
-    shutil.copytree(sysconfig.get_path("purelib"), copy, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    shutil.copytree(
+        sysconfig.get_path("purelib"), copy, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+    )
     shutil.copytree(Path(hourd.__file__).parent, Path(copy, "hourd"), dirs_exist_ok=True)
     subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
     for python in (sys.executable, f"/usr/bin/{version}"):

@@ -13,7 +13,6 @@ Nothing sleeps to be safe. ``expect`` waits for what the daemon says itself; ``u
 until something has become true, and each wait has a bound that only a defect reaches.
 """
 
-# ruff: noqa: TID251, here the operating system is what is tested with
 from __future__ import annotations
 
 import contextlib

@@ -30,7 +30,10 @@ def test_a_module_that_is_not_there():
     with Daemon(pool()) as daemon:
         daemon.allow("cannot start: ", "server main")
         assert daemon.wait() == 75
-        assert f"server main: app: cannot import app:serve: no module app, neither in {daemon.folder} nor installed" in daemon.log
+        assert (
+            f"server main: app: cannot import app:serve: no module app, neither in {daemon.folder} nor installed"
+            in daemon.log
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,9 @@ def test_a_worker_killed_during_the_start_is_replaced():
             held.close()
             daemon.expect("READY=1")
             assert daemon.workers() == [second]
-        daemon.wait_log(f"worker web/0 gen=1 pid={first} was killed by SIGKILL before it was ready; starting another at once")
+        daemon.wait_log(
+            f"worker web/0 gen=1 pid={first} was killed by SIGKILL before it was ready; starting another at once"
+        )
 
 
 def test_workers_killed_again_and_again_during_the_start():

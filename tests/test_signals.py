@@ -128,7 +128,13 @@ def test_ttin_and_ttou_change_the_first_pool():
     config = {"pools": {**pool("web")["pools"], **pool("other")["pools"]}}
     with Daemon(config, {"app.py": ECHO}) as daemon:
         daemon.expect("READY=1")
-        for number, count in [(signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1), (signal.SIGTTOU, 1), (signal.SIGTTIN, 2)]:
+        for number, count in [
+            (signal.SIGTTIN, 3),
+            (signal.SIGTTOU, 2),
+            (signal.SIGTTOU, 1),
+            (signal.SIGTTOU, 1),
+            (signal.SIGTTIN, 2),
+        ]:
             before = daemon.log.count(f"{number.name} received")
             daemon.signal(number)
             daemon.until(lambda: daemon.log.count(f"{number.name} received") > before)  # noqa: B023, called at once
@@ -147,7 +153,13 @@ async def serve(reader, writer):
 """
     handlers = {"file": {"class": "logging.FileHandler", "filename": "requests.log", "delay": False}}
     config = {
-        "log": {"config": {"version": 1, "handlers": handlers, "loggers": {"mine": {"handlers": ["file"], "level": logging.INFO}}}},
+        "log": {
+            "config": {
+                "version": 1,
+                "handlers": handlers,
+                "loggers": {"mine": {"handlers": ["file"], "level": logging.INFO}},
+            }
+        },
         **pool(),
     }
     with Daemon(config, {"app.py": code}) as daemon:

@@ -227,8 +227,7 @@ def test_least_loaded_sibling_adopts() -> None:
         (5.1, Born(4, 4004), []),
         (6.0, Ready(4), [Attend(4, 2)]),
         (6.0, Attending(4, 2), [Release(2, 2)]),
-        (7.0, Loaded(2, 10), []),
-        (7.0, Loaded(4, 9), []),
+        (7.0, Loaded(((2, 10), (4, 9))), []),
         (8.0, Exited(3, -9), [Attend(4, 1), Spawn(5, 1, "web", 1, 1)]),
     )
 
@@ -458,7 +457,7 @@ def test_configuration_that_nobody_waits_for_is_abandoned() -> None:
     play(
         *RUNNING,
         (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(1, (web(1),)), [Abandon(1)]),
+        (10.0, Configured(9, (web(9),)), [Abandon(9)]),
         (10.0, Configured(2, (web(2),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
     )
 

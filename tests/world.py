@@ -350,7 +350,7 @@ class World:
             case "leaving" if child and child.slot != MOLD:
                 self._says(child, e.Leaving(child.id))
             case "loaded" if child and child.slot != MOLD:
-                self._says(child, e.Loaded(child.id, random.randrange(100)))
+                self.tell(e.Loaded(((child.id, random.randrange(100)),)))
             case "late":
                 self._repeat()
             case "jump":

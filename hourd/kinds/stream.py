@@ -60,7 +60,7 @@ class Stream(StreamKind):
 
 
 def _is_gone(error: Exception) -> bool:
-    """Tell whether an exception only says that the peer is gone; uvloop says so in its own way when it is written to."""
+    """Tell whether an exception only says that the peer is gone; uvloop has its own way of saying so to writers."""
     return isinstance(error, ConnectionError) or (isinstance(error, RuntimeError) and "handler is closed" in str(error))
 
 
