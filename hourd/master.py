@@ -14,14 +14,17 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from . import channel, control, cpus, errors, events, log, orders, systemd
+from . import channel, control, cpus, errors, events, log, orders
+from .clock import Clock
 from .events import Event
 from .listeners import Listeners
 from .processes import Child, Processes
+from .reporter import Reporter
 from .settings import Pool, Settings
 from .signals import SIGNALS, Signals
-from .status import LastReload, report
+from .status import report
 from .supervisor import Supervisor
+from .understanding import understand
 
 _logger = logging.getLogger("hourd")
 
@@ -48,13 +51,12 @@ class Master:
         self._listeners = Listeners()
         self._processes = Processes(self._watch, self._selector_forget)
         self._control: control.Control | None = None
-        self._waiting: list[tuple[int, control.Client]] = []
         self._events: deque[Event] = deque()
         self._hearing = False
         self._exit_code: int | None = None
         self._started = time.time()
-        self._last_reload: LastReload | None = None
-        self._announced = ""
+        self._clock = Clock()
+        self._reporter = Reporter(self._supervisor, self._hear, self._report)
 
     def listen(self, path: str) -> None:
         """Open the control socket.
@@ -63,19 +65,27 @@ class Master:
             errors.UnavailableError: another instance runs.
             OSError: the place cannot be used.
         """
-        self._control = control.Control(path, self._selector, self._on_request)
+        self._control = control.Control(path, self._selector, self._reporter.on_request)
 
     def run(self) -> int:
         """Supervise until everything has ended; returns the exit code."""
         self._hear(events.ReloadAsked())
         while self._exit_code is None:
-            deadline = self._supervisor.deadline(time.monotonic())
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for key, mask in self._selector.select(timeout):
+            deadline = self._supervisor.deadline(self._clock.now())
+            for key, mask in self._wait(deadline):
                 key.data(mask)
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and self._clock.now() >= deadline:
                 self._hear(events.Elapsed())
         return self._exit_code
+
+    def _wait(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for something to happen, until the deadline at most."""
+        timeout = None if deadline is None else max(0.0, deadline - self._clock.now())
+        self._clock.will_wait(timeout)
+        happened = self._selector.select(timeout)
+        if late := self._clock.has_waited():
+            _logger.warning("stood still for %.1fs; nobody is judged by that time", late)
+        return happened
 
     def close(self) -> None:
         """Let go of everything that is not a process."""
@@ -100,7 +110,7 @@ class Master:
             self._decide(self._events.popleft())
         self._hearing = False
         self._forget_obsolete()
-        self._announce()
+        self._reporter.announce(self._clock.now())
 
     def _forget_obsolete(self) -> None:
         """Let go of configurations, and their sockets, once no worker of theirs serves any more."""
@@ -112,7 +122,7 @@ class Master:
 
     def _decide(self, event: Event) -> None:
         _logger.debug("%r", event)
-        for action in self._supervisor.handle(event, time.monotonic()):
+        for action in self._supervisor.handle(event, self._clock.now()):
             _logger.debug("    %r", action)
             self._perform(action)
 
@@ -140,6 +150,7 @@ class Master:
                 child, code = reaped
                 self._on_child(child)  # its last words come before its death
                 self._processes.forget(child)
+                self._hear(events.Loaded(self._processes.connections()))
                 self._hear(events.Exited(child.id, code))
 
     def _on_child(self, child: Child, _mask: int = 0) -> None:
@@ -155,7 +166,7 @@ class Master:
             if packet is None:
                 self._lose(child)
                 return
-            event = self._understand(child, packet)
+            event = understand(child, packet, self._processes)
             if event is None:
                 self._complain(child, f"sent {packet.message!r}, which it may not")
                 self._lose(child)
@@ -170,25 +181,6 @@ class Master:
         if child.pid is None:
             self._processes.forget(child)
         self._hear(events.Lost(child.id))
-
-    def _understand(self, child: Child, packet: channel.Packet) -> Event | None:  # noqa: PLR0911, a table
-        """Turn a message into an event, or nothing when this child may not say it."""
-        match packet.message:
-            case channel.Refused(reason=reason, exit_code=code):
-                return events.Failed(child.id, reason, code)
-            case channel.Imported() if child.is_mold:
-                return events.MoldReady(child.id)
-            case channel.Unsafe(reason=reason) if child.is_mold:
-                return events.MoldUnsafe(child.id, reason)
-            case channel.Hello() if not child.is_mold and self._processes.be_born(child, packet.pid):
-                return events.Born(child.id, packet.pid)
-            case channel.Ready() if child.pid == packet.pid:
-                return events.Ready(child.id)
-            case channel.Attends(slot=slot) if child.pid == packet.pid:
-                return events.Attending(child.id, slot)
-            case channel.Leaving() if child.pid == packet.pid:
-                return events.Leaving(child.id)
-        return None
 
     # --- actions out ------------------------------------------------------------------------------
 
@@ -217,9 +209,12 @@ class Master:
             case events.Abandon(generation=generation):
                 self._obsolete.add(generation)
             case events.Conclude():
-                self._conclude(action)
+                self._reporter.conclude(action)
             case events.Notify(what=what):
-                self._notify(what)
+                self._reporter.notify(what)
+                if what == "stopping":
+                    # Held on to, an address would let clients wait, for as long as others drain, for nobody.
+                    self._listeners.close()
             case events.Exit(exit_code=code):
                 self._exit_code = code
 
@@ -231,7 +226,8 @@ class Master:
         except errors.HourdError as error:
             return events.Misconfigured(generation, str(error), error.exit_code)
         self._generations[generation] = settings
-        return events.Configured(generation, tuple(self._plan(settings, name, generation) for name in settings.pools))
+        plans = tuple(self._plan(settings, name, generation) for name in settings.pools)
+        return events.Configured(generation, plans)
 
     def _plan(self, settings: Settings, name: str, generation: int) -> events.Plan:
         pool: Pool = settings.pools[name]
@@ -292,55 +288,6 @@ class Master:
             log.set_up(settings.log, blocking=False)
         self._settings = settings
 
-    def _conclude(self, result: events.Conclude) -> None:
-        if result.generation > 1:
-            self._last_reload = LastReload(result, time.time())
-        answer = control.Answer(
-            ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3)
-        )
-        for client in [client for generation, client in self._waiting if generation in result.answers]:
-            client.answer(answer)
-        self._waiting = [entry for entry in self._waiting if entry[0] not in result.answers]
-
-    def _notify(self, what: str) -> None:
-        match what:
-            case "ready":
-                systemd.notify("READY=1")
-            case "reloading":
-                systemd.reloading()
-            case "stopping":
-                systemd.notify("STOPPING=1")
-                # Held on to, an address would let clients wait, for as long as others drain, for nobody.
-                self._listeners.close()
-
-    def _announce(self) -> None:
-        """Keep the service manager's status line true."""
-        state = self._supervisor.state(time.monotonic())
-        serving = sum(len(pool.serving) for pool in self._supervisor.pools.values())
-        text = f"{state}: {serving} workers serve, generation {self._supervisor.generation}"
-        if self._last_reload and not self._last_reload.ok:
-            text += f"; reload refused: {self._last_reload.reason.strip().splitlines()[-1]}"
-        if text != self._announced:
-            self._announced = text
-            systemd.notify(f"STATUS={text}")
-
-    # --- operators --------------------------------------------------------------------------------
-
-    def _on_request(self, request: control.Request, client: control.Client) -> None:
-        match request.command:
-            case "status":
-                client.answer(control.Answer(ok=True, status=self._report()))
-            case "stop":
-                _logger.info("stop asked%s", " at once" if request.now else "")
-                client.answer(control.Answer(ok=True))
-                self._hear(events.StopAsked(request.now))
-            case "reload" if self._supervisor.stopping:
-                client.answer(control.Answer(ok=False, error="hourd is stopping"))
-            case "reload":
-                _logger.info("reload asked")
-                self._waiting.append((self._supervisor.attempts + 1, client))
-                self._hear(events.ReloadAsked())
-
     def _report(self) -> dict[str, object]:
         return report(
             self._supervisor,
@@ -348,8 +295,9 @@ class Master:
             self._listeners,
             self._settings,
             started=self._started,
-            last_reload=self._last_reload,
-            now=time.monotonic(),
+            last_reload=self._reporter.last_reload,
+            now=self._clock.now(),
+            monotonic=time.monotonic(),
         )
 
     # --- the selector -----------------------------------------------------------------------------

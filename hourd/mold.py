@@ -185,7 +185,8 @@ def _fork_again(theirs: socket.socket) -> None:
     """Fork the worker, send its pidfd to the mold, and end. Returns in the worker only."""
     try:
         worker = os.fork()
-    except OSError:
+    except OSError as error:
+        _logger.error("%s", errors.from_os(error, "fork a worker"))  # noqa: TRY400, nothing of ours is wrong
         os._exit(errors.EXIT_SYSTEM)  # the worker's channel ends unborn, and the master hears of it
     if worker == 0:
         return

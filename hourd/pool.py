@@ -243,7 +243,9 @@ class Pool:
         if worker.served_from is not None:
             after = f" after serving for {served:.1f}s"
         why = f": {worker.failure.strip()}" if worker.failure else ""
-        self._say("error", f"{worker} {how}{after}; {self._again(delay)}{why}")
+        # Who was never born has done nothing wrong: its mold has ended, or has said what is.
+        level = "error" if worker.pid or worker.failure else "info"
+        self._say(level, f"{worker} {how}{after}; {self._again(delay)}{why}")
 
     def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
         del self.molds[mold.id]

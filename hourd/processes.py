@@ -130,7 +130,7 @@ class Processes:
 
     def kill(self, number: int) -> None:
         child = self._children.get(number)
-        if child and child.pid is not None:
+        if child and child.pid in self._by_pid:
             os.kill(child.pid, signal.SIGKILL)
 
     def close_channel(self, child: Child) -> None:
@@ -167,6 +167,10 @@ class Processes:
 
     def unborn(self) -> Iterator[Child]:
         return (child for child in self.all() if child.pid is None)
+
+    def connections(self) -> tuple[tuple[int, int], ...]:
+        """Return each worker with the number of its open connections."""
+        return tuple((child.id, child.read_board().connections) for child in self.all() if child.board)
 
     def name(self, child: Child) -> str:
         what = "mold" if child.is_mold else "worker"

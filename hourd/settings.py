@@ -107,7 +107,7 @@ class Log(Struct, frozen=True, kw_only=True):
     format: Literal["text", "json", "journal"] = "text"
     config: Annotated[
         dict[str, Any] | None,
-        Meta(description="a logging.config.dictConfig mapping for molds and workers; the master logs to standard error"),
+        Meta(description="a logging.config.dictConfig mapping for molds and workers; the master keeps to stderr"),
     ] = None
 
 

@@ -54,6 +54,7 @@ def report(
     started: float,
     last_reload: LastReload | None,
     now: float,
+    monotonic: float,
 ) -> dict[str, Any]:
     """Return the status as JSON types.
 
@@ -64,7 +65,8 @@ def report(
         settings: as committed.
         started: wall-clock seconds.
         last_reload: if there was one.
-        now: monotonic seconds.
+        now: seconds of the master's clock.
+        monotonic: seconds of the system's, which the scoreboards have.
     """
     return {
         "name": settings.name,
@@ -81,7 +83,7 @@ def report(
                 "molds": [_pid(processes, mold.id) for mold in pool.molds.values()],
                 "addresses": listeners.actual(settings, name) if name in settings.pools else {},
                 "slots": _slots(pool),
-                "workers": [_worker(processes, worker, now) for worker in pool.workers.values()],
+                "workers": [_worker(processes, worker, now, monotonic) for worker in pool.workers.values()],
             }
             for name, pool in supervisor.pools.items()
         },
@@ -94,7 +96,7 @@ def _slots(pool: Pool) -> list[dict[str, Any]]:
     ]
 
 
-def _worker(processes: Processes, worker: Worker, now: float) -> dict[str, Any]:
+def _worker(processes: Processes, worker: Worker, now: float, monotonic: float) -> dict[str, Any]:
     child = processes.get(worker.id)
     board = child.read_board() if child else None
     return {
@@ -102,7 +104,7 @@ def _worker(processes: Processes, worker: Worker, now: float) -> dict[str, Any]:
         "slot": worker.slot,
         "generation": worker.generation,
         "state": _STATES[worker.state],
-        "beat_age_s": round(max(0.0, now - board.beat), 3) if board and board.beat else None,
+        "beat_age_s": round(max(0.0, monotonic - board.beat), 3) if board and board.beat else None,
         "lag_s": round(board.lag, 4) if board else None,
         "connections": board.connections if board else 0,
         "accepted": board.accepted if board else 0,

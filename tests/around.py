@@ -14,6 +14,8 @@ from typing import Any, Self
 
 PATIENCE = 60.0
 """Seconds after which whatever is waited for counts as never happening."""
+ENDED = "(ended)"
+"""In place of the title of a process that has ended and was not reaped yet."""
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error|critical) ", re.MULTILINE)
 
 ECHO = """
@@ -116,7 +118,7 @@ def find_processes(session: int, mark: str, folder: str) -> Iterator[tuple[int, 
         place = Path("/proc", entry)
         with contextlib.suppress(OSError):
             name, _, fields = (place / "stat").read_text(errors="replace").rpartition(")")
-            title = (place / "cmdline").read_text(errors="replace").replace("\0", " ").strip() or name
+            title = (place / "cmdline").read_text(errors="replace").replace("\0", " ").strip() or f"{ENDED} {name}"
             if (
                 int(fields.split()[3]) == session
                 or mark in (place / "environ").read_text(errors="replace").split("\0")

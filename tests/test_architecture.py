@@ -12,14 +12,15 @@ from hourd.signals import OTHERS, SIGNALS
 ROOT = Path(hourd.__file__).parent
 README = ROOT.parent / "README.md"
 FLOORS = (
-    {"addresses", "channel", "context", "cpus", "errors", "privileges", "scoreboard", "systemd", "table", "units"},
+    {"addresses", "channel", "clock", "context", "cpus", "errors", "privileges", "scoreboard", "systemd", "table", "units"},
     {"settings", "unix"},
     {"control", "events", "kinds", "listeners", "log", "orders", "restarts"},
     {"application", "children", "config", "processes", "signals"},
-    {"pool", "trial", "worker"},
+    {"pool", "trial", "understanding", "worker"},
     {"mold", "reconcile"},
     {"supervisor"},
     {"status"},
+    {"reporter"},
     {"master"},
     {"daemon"},
     {"cli"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import os
 
 import aiohttp
@@ -154,7 +155,7 @@ def test_large_bodies_both_ways_and_status_counts():
         async def talk():
             async with aiohttp.ClientSession() as session:
                 for _ in range(3):
-                    async with session.post(f"http://{daemon.addresses()[0]}/", data=body) as response:
+                    async with session.post(f"http://{daemon.addresses()[0]}/", data=io.BytesIO(body)) as response:
                         assert await response.read() == body
                 await asyncio.to_thread(daemon.wait_until, lambda status: counts(status) == (1, 1, 3))
 

@@ -57,7 +57,7 @@ def test_refused_reloads_leave_no_trace():
 def test_crashes_leave_no_trace():
     config = pool(workers=2, restart={"backoff": "10ms", "backoff_max": "10ms"})
     with Daemon(config, {"app.py": ECHO}) as daemon:
-        daemon.allow("SIGKILL")
+        daemon.allow("SIGKILL", "was never born")
         daemon.expect("READY=1")
         before = looked_at(daemon)
         for _ in range(10):

@@ -20,6 +20,7 @@ IMPORTED_BY = os.getuid()
 async def serve(reader, writer):
     with open("/dev/stderr", "a") as file:
         opened = file.writable()
+    open("/proc/self/environ").close()  # not root's
     with open("/proc/self/status") as file:
         status = file.read()
     writer.write(json.dumps({
@@ -31,7 +32,9 @@ async def serve(reader, writer):
 
 
 def started_for(nobody, config, files) -> Daemon:
-    command = (nobody.python, "-P", "-c", "from hourd.cli import main; main()")
+    # Groups of root that must not stay.
+    program = "import os; os.setgroups([0, 1]); from hourd.cli import main; main()"
+    command = (nobody.python, "-P", "-c", program)
     # A worker without rights could not write what coverage has measured.
     environment = {"PYTHONPATH": nobody.path, "COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
     return Daemon(config, files, command=command, environment=environment)

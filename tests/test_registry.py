@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -45,22 +46,14 @@ class Greeter(hourd.Kind):
 class Other:
     pass
 '''
-PROJECT = """
-[build-system]
-requires = ["setuptools"]
-build-backend = "setuptools.build_meta"
-
-[project]
-name = "hourd-greeter"
-version = "1"
-
-[project.entry-points."hourd.kinds"]
-greeter = "greeter:Greeter"
-broken = "greeter:missing"
-
-[tool.setuptools]
-py-modules = ["greeter"]
-"""
+WHEEL = {
+    "greeter.py": KIND,
+    "hourd_greeter-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: hourd-greeter\nVersion: 1\n",
+    "hourd_greeter-1.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "hourd_greeter-1.dist-info/entry_points.txt": "[hourd.kinds]\ngreeter = greeter:Greeter\nbroken = greeter:missing\n",
+    "hourd_greeter-1.dist-info/RECORD": "",
+}
+"""A package, built by hand: a build backend would have to be downloaded."""
 
 
 def greeter(kind, **options):
@@ -71,11 +64,22 @@ def greeter(kind, **options):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Return a folder with a package that offers kinds, as pip installs it."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    (source / "greeter.py").write_text(KIND)
-    (source / "pyproject.toml").write_text(PROJECT)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--disable-pip-version-check", "--target", str(target), str(source)], check=True)
+    wheel = tmp_path_factory.mktemp("source") / "hourd_greeter-1-py3-none-any.whl"
+    target = tmp_path_factory.mktemp("target")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in WHEEL.items():
+            archive.writestr(name, text)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*command, "--target", str(target), str(wheel)], check=True)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(target), before)))
     yield target

@@ -145,10 +145,10 @@ def test_ttin_and_ttou_change_the_first_pool():
 
 def test_usr1_reopens_log_files_and_loses_no_line():
     code = """
-import logging
+import logging, os
 async def serve(reader, writer):
     data = await reader.read()
-    logging.getLogger("mine").info("%s", data.decode())
+    logging.getLogger("mine").info("%s:%d", data.decode(), os.getpid())
     writer.write(data)
 """
     handlers = {"file": {"class": "logging.FileHandler", "filename": "requests.log", "delay": False}}
@@ -173,7 +173,16 @@ async def serve(reader, writer):
             current.rename(daemon.folder / f"requests.log.{rotation}")
             daemon.signal(signal.SIGUSR1)
             daemon.until(current.exists, "the file is opened anew")
-        logged = [line for path in daemon.folder.glob("requests.log*") for line in path.read_text().split()]
+
+        def all_write_there() -> bool:
+            sent.append(f"last.{len(sent)}")
+            talk(address, sent[-1].encode())
+            return {int(line.partition(":")[2]) for line in current.read_text().split()} == set(workers)
+
+        daemon.until(all_write_there, "every worker writes to the new file")
+        logged = [
+            line.partition(":")[0] for path in daemon.folder.glob("requests.log*") for line in path.read_text().split()
+        ]
         assert sorted(logged) == sorted(sent)
         assert daemon.workers() == workers
 

@@ -81,7 +81,7 @@ class Kind(abc.ABC):
     def connections(self) -> int:
         """How many connections are open."""
 
-    def failed(self, what: str, error: BaseException) -> None:
+    def failed(self, what: str, error: BaseException | None) -> None:
         """Count and log an exception of user code."""
         self.errors += 1
         self.context.log.error("%s", what, exc_info=error)

@@ -4,8 +4,8 @@ How a connection ends once the worker drains. Nothing is taken away from a clien
 
     a response is about to begin     it says ``Connection: close``, unless the client's next request is
                                      here already: then that one's response says so
-    nothing is asked at the moment   closed; at a random moment of a second, so that not all clients
-                                     come back at once
+    nothing was asked for a second   closed; at a random moment of a second, so that not all clients come
+                                     back at once. Sooner, a busy client's next request would cross it
     nothing was ever asked           the request may be on its way, and clients repeat only what fails on
                                      a connection that has served before: closed after two seconds
     a response is on its way that    finished, then closed as above: its headers have promised to keep
@@ -36,6 +36,8 @@ _LOOK = 0.1
 """Seconds between two looks at which connections are idle, while draining."""
 _SPREAD = 1.0
 """Seconds over which idle connections are closed."""
+_QUIET = 1.0
+"""Seconds without a request after which a connection counts as idle."""
 _PATIENCE = 2.0
 """Seconds that a connection has for its first request."""
 _SERVER_ERROR = 500
@@ -102,11 +104,11 @@ class Aiohttp(Kind):
     def _close_idle(self, since: float) -> None:
         """Close what is idle, and look again until no connection is left."""
         loop = asyncio.get_running_loop()
-        waited = loop.time() - since
+        now = loop.time()
         assert self._server is not None
         for connection in self._server.connections:
-            if _is_idle(connection) and _is_due(connection, waited):
-                connection.close()
+            if _is_idle(connection) and _is_due(connection, since, now):
+                connection.force_close()  # close() ends the connection's task and leaves its socket open
         if self.connections:
             loop.call_later(_LOOK, self._close_idle, since)
 
@@ -164,8 +166,9 @@ def _is_last(connection: web.RequestHandler) -> bool:
     return waiting == bytes(4)
 
 
-def _is_due(connection: web.RequestHandler, waited: float) -> bool:
+def _is_due(connection: web.RequestHandler, since: float, now: float) -> bool:
     """Tell whether an idle connection is to be closed now; each moment of the spread is as likely as another."""
     if not connection._request_count:  # noqa: SLF001, aiohttp does not tell
-        return waited >= _PATIENCE
-    return random.random() * max(_LOOK, _SPREAD - waited) < _LOOK  # noqa: S311, no secret
+        return now - since >= _PATIENCE
+    served = connection._next_keepalive_close_time - connection.keepalive_timeout  # noqa: SLF001, as above
+    return now - served >= _QUIET and random.random() * max(_LOOK, since + _SPREAD - now) < _LOOK  # noqa: S311, no secret

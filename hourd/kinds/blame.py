@@ -18,6 +18,8 @@ from . import Kind
 
 _kind: contextvars.ContextVar[Kind | None] = contextvars.ContextVar("hourd.kind", default=None)
 T = TypeVar("T")
+MARK = "_hourd_kind"
+"""The attribute of a tracked protocol's class that names its kind."""
 
 
 async def create_server(
@@ -44,6 +46,9 @@ def find(about: Mapping[str, Any]) -> Kind | None:
     Args:
         about: what ``loop.call_exception_handler`` was given.
     """
+    # uvloop reports what a protocol raises from outside of its context.
+    if kind := getattr(about.get("protocol"), MARK, None):
+        return kind  # type: ignore[no-any-return]
     culprit = about.get("future") or about.get("task") or about.get("handle")
     own = _context_of(culprit)
     # Without one of its own, the error is reported from within its callback.

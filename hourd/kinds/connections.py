@@ -7,7 +7,7 @@ import socket
 from typing import Any, Protocol, TypeVar
 
 from . import Context, Kind, Listening
-from .blame import create_server
+from .blame import MARK, create_server
 
 P = TypeVar("P")
 
@@ -87,6 +87,7 @@ class Connections:
             (original,),
             {
                 "__slots__": (),
+                MARK: self._kind,
                 "__module__": original.__module__,
                 "__qualname__": original.__qualname__,
                 "connection_made": connection_made,

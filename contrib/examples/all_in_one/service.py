@@ -53,8 +53,7 @@ class WordCount(asyncio.Protocol):
         self._service: Service = worker.state
         self._rest = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         self._service.open.add(self)
 

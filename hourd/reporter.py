@@ -1,0 +1,86 @@
+"""What others are told: operators at the control socket, and the service manager."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import control, events, systemd
+from .status import LastReload
+from .supervisor import Supervisor
+
+_logger = logging.getLogger("hourd")
+
+
+class Reporter:
+    """Answers requests, and keeps the service manager's view true."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        hear: Callable[[events.Event], None],
+        report: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Take what is reported on.
+
+        Args:
+            supervisor: the decisions.
+            hear: takes what operators want.
+            report: returns the status.
+        """
+        self.last_reload: LastReload | None = None
+        self._supervisor = supervisor
+        self._hear = hear
+        self._report = report
+        self._waiting: list[tuple[int, control.Client]] = []
+        self._announced = ""
+
+    def on_request(self, request: control.Request, client: control.Client) -> None:
+        """Answer an operator, or let one wait for the end of a reload."""
+        match request.command:
+            case "status":
+                client.answer(control.Answer(ok=True, status=self._report()))
+            case "stop":
+                _logger.info("stop asked%s", " at once" if request.now else "")
+                client.answer(control.Answer(ok=True))
+                self._hear(events.StopAsked(request.now))
+            case "reload" if self._supervisor.stopping:
+                client.answer(control.Answer(ok=False, error="hourd is stopping"))
+            case "reload":
+                _logger.info("reload asked")
+                self._waiting.append((self._supervisor.attempts + 1, client))
+                self._hear(events.ReloadAsked())
+
+    def conclude(self, result: events.Conclude) -> None:
+        """Tell all who wait how a reload ended."""
+        if result.generation > 1:
+            self.last_reload = LastReload(result, time.time())
+        answer = control.Answer(
+            ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3)
+        )
+        for client in [client for generation, client in self._waiting if generation in result.answers]:
+            client.answer(answer)
+        self._waiting = [entry for entry in self._waiting if entry[0] not in result.answers]
+
+    def notify(self, what: str) -> None:
+        """Tell the service manager of a change of state (sd_notify(3))."""
+        match what:
+            case "ready":
+                systemd.notify("READY=1")
+            case "reloading":
+                systemd.reloading()
+            case "stopping":
+                systemd.notify("STOPPING=1")
+
+    def announce(self, now: float) -> None:
+        """Keep the service manager's status line true."""
+        state = self._supervisor.state(now)
+        serving = sum(len(pool.serving) for pool in self._supervisor.pools.values())
+        text = f"{state}: {serving} workers serve, generation {self._supervisor.generation}"
+        if self.last_reload and not self.last_reload.ok:
+            text += f"; reload refused: {self.last_reload.reason.strip().splitlines()[-1]}"
+        if text != self._announced:
+            self._announced = text
+            systemd.notify(f"STATUS={text}")
