@@ -47,6 +47,8 @@ class Mold(Child):
     """A template process of a pool and a generation."""
 
     preload: bool
+    grace: float
+    """Seconds that its workers have to drain; it ends after them."""
     state: Literal["loading", "ready", "leaving", "dying"] = "loading"
 
     def __str__(self) -> str:

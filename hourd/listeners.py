@@ -225,6 +225,4 @@ def _warn_of_backlog(settings: Settings) -> None:
     for pool in settings.pools.values():
         for name, server in pool.servers.items():
             if server.backlog > limit:
-                _logger.warning(
-                    "server %s: backlog %d is cut to %d by net.core.somaxconn", name, server.backlog, limit
-                )
+                _logger.warning("server %s: backlog %d is cut to %d by net.core.somaxconn", name, server.backlog, limit)

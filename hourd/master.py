@@ -248,8 +248,8 @@ class Master:
         try:
             self._processes.start_mold(action.mold, what, settings.environment)
         except OSError as error:
-            reason = str(errors.from_os(error, f"execute a mold for pool {action.pool}"))
-            self._events += (events.Failed(action.mold, reason, errors.EXIT_SYSTEM), events.Exited(action.mold, errors.EXIT_SYSTEM))
+            why, code = str(errors.from_os(error, f"execute a mold for pool {action.pool}")), errors.EXIT_SYSTEM
+            self._events += (events.Failed(action.mold, why, code), events.Exited(action.mold, code))
 
     def _spawn(self, action: events.Spawn) -> None:
         try:
@@ -309,5 +309,3 @@ class Master:
     def _selector_forget(self, child: Child) -> None:
         assert child.end is not None
         self._selector.unregister(child.end)
-
-

@@ -66,6 +66,7 @@ class Mold:
                 case channel.Reopen():
                     log.reopen()
                 case channel.Quit():
+                    self._see_workers_off()
                     return None
         self._outlive_master()
         return None
@@ -95,7 +96,10 @@ class Mold:
         with ours:
             _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             os.waitpid(between, 0)
-        self._workers = [fd for fd in self._workers if not _ended(fd)] + list(fds)
+        for fd in [fd for fd in self._workers if _ended(fd)]:
+            self._workers.remove(fd)
+            os.close(fd)
+        self._workers += fds
 
     def _forget_mold(self) -> None:
         """Close, in a worker, what belongs to the mold."""
@@ -103,6 +107,21 @@ class Mold:
         for fd in self._workers:
             os.close(fd)
         self._workers.clear()
+
+    def _see_workers_off(self) -> None:
+        """End after the workers that drain: should the master die meanwhile, nobody else would see to them."""
+        poll = select.poll()
+        for fd in (self._channel.fileno(), *self._workers):
+            poll.register(fd, select.POLLIN)
+        left = set(self._workers)
+        while left:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._channel.fileno() in ready and self._channel.receive() is None:
+                self._outlive_master()
+                return
+            for fd in ready & left:
+                poll.unregister(fd)
+                left.discard(fd)
 
     def _outlive_master(self) -> None:
         """See that no worker outlives its grace when the master is dead."""
@@ -234,4 +253,3 @@ def _ended(pidfd: int, wait: float = 0.0) -> bool:
 
 def _ignore(_signal: int, _frame: object) -> None:
     """Do nothing: the master decides, and tells it on the channel."""
-

@@ -242,10 +242,7 @@ class Pool:
         after = " before it was ready" if worker.pid else ""
         if worker.served_from is not None:
             after = f" after serving for {served:.1f}s"
-        why = f": {worker.failure.strip()}" if worker.failure else ""
-        # Who was never born has done nothing wrong: its mold has ended, or has said what is.
-        level = "error" if worker.pid or worker.failure else "info"
-        self._say(level, f"{worker} {how}{after}; {self._again(delay)}{why}")
+        self._report(worker, how + after, delay)
 
     def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
         del self.molds[mold.id]
@@ -254,13 +251,19 @@ class Pool:
         self._blame_trial(mold, refused=mold.state == "loading" and code >= 0, how=describe_exit(code))
         delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
         self._failures.add(now)
-        why = f": {mold.failure.strip()}" if mold.failure else ""
-        self._say("error", f"{mold} {describe_exit(code)}; {self._again(delay)}; workers serve on{why}")
+        serve_on = ", its workers serve on" if self.serving else ""
+        self._report(mold, describe_exit(code) + serve_on, delay)
 
-    def _again(self, delay: float) -> str:
-        if self.closing:
-            return "no other is needed"
-        return f"next attempt in {delay:.1f}s" if delay else "starting another at once"
+    def _report(self, child: Mold | Worker, how: str, delay: float) -> None:
+        """Log a death. One that ends a start or a reload is explained there, once and with its reason."""
+        if self.closing or self.trial_failure:
+            self._say("info", f"{child} {how}")
+            return
+        again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
+        why = f": {child.failure.strip()}" if child.failure else ""
+        # Who was never born has done nothing wrong: its mold has ended, or has said what is.
+        unborn = isinstance(child, Worker) and child.pid is None and not child.failure
+        self._say("info" if unborn else "error", f"{child} {how}; {again}{why}")
 
     def _blame_trial(self, child: Mold | Worker, *, refused: bool, how: str) -> None:
         """Tell a trial that cannot be from one that is being shot at.

@@ -32,8 +32,8 @@ def drop(user: str | None, group: str | None) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
     os.environ.update(USER=entry.pw_name, LOGNAME=entry.pw_name, HOME=entry.pw_dir)
-    # The kernel takes /proc/self away from a process that changed its user (proc(5)): then nobody
-    # can open /dev/stderr. There was no secret in it yet that the new user may not know.
+    # The kernel gives /proc/self of a process that changed its user to root (proc(5)), and it could
+    # not read its own. There was no secret in it yet that the new user may not know.
     _prctl(_PR_SET_DUMPABLE, 1)
 
 

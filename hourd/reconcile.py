@@ -83,8 +83,14 @@ def _keep_molds(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action]:
     plans = {plan.generation: plan for plan in (pool.stable, pool.trial) if plan}
     for mold in pool.molds.values():
         plan = plans.get(mold.generation)
-        if mold.state in ("loading", "ready") and (plan is None or mold.preload > plan.preload):
-            mold.state, mold.deadline, mold.overdue = "leaving", now + _HELPED_AFTER, "did not end when dismissed"
+        if plan is not None and mold.preload <= plan.preload:
+            continue
+        if mold.state == "loading":
+            yield from _kill(mold, "is no longer wanted")  # it may not listen for long, and has no workers
+        elif mold.state == "ready":
+            # It ends after its workers, which have their grace.
+            mold.state, mold.deadline = "leaving", now + mold.grace + 2 * _HELPED_AFTER
+            mold.overdue = "did not end when dismissed"
             if not mold.lost:
                 yield Dismiss(mold.id)
     there = {mold.generation for mold in pool.molds.values() if not mold.ending}
@@ -99,6 +105,7 @@ def _start_mold(pool: Pool, plan: Plan, number: int, now: float) -> StartMold:
         pool=pool.name,
         generation=plan.generation,
         preload=plan.preload,
+        grace=plan.grace,
         since=now,
         deadline=now + plan.boot,
         overdue=f"did not import the application within {plan.boot:g}s (timeouts.boot)",

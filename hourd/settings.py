@@ -115,9 +115,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """A daemon, whole."""
 
     name: Annotated[Name, Meta(description="in titles, logs and metrics; default: the file's stem")]
-    directory: Annotated[
-        str, Meta(description="working directory, put first on sys.path; relative to this file")
-    ]
+    directory: Annotated[str, Meta(description="working directory, put first on sys.path; relative to this file")]
     user: Annotated[
         str | None, Meta(description="workers and all user code run as this user; only root may set it")
     ] = None

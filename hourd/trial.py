@@ -53,9 +53,7 @@ def _answer(child: Child, patience: float) -> channel.Refused | None:
                 return refused
             case None:
                 return channel.Refused(f"pool {child.pool}: the process ended while it imported", errors.EXIT_BOOT)
-    return channel.Refused(
-        f"pool {child.pool}: not imported within {patience:g}s (timeouts.boot)", errors.EXIT_BOOT
-    )
+    return channel.Refused(f"pool {child.pool}: not imported within {patience:g}s (timeouts.boot)", errors.EXIT_BOOT)
 
 
 def _ignore(_child: Child) -> None:

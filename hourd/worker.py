@@ -12,7 +12,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,15 @@ from setproctitle import setproctitle
 
 from . import channel, context, errors, kinds, log, scoreboard
 from .application import Application, explain, load
+from .kinds import blame
 from .orders import Orders
 
 _BEAT = 0.5
 """Seconds between two beats."""
 _LOOK = 0.02
 """Seconds between two looks at how many connections are left, while draining."""
+_TURNS = 3
+"""Turns of the loop after which what it had accepted before it stopped listening is known to the servers."""
 _logger = logging.getLogger("hourd.worker")
 
 
@@ -51,9 +54,11 @@ class Life:
         self._fds: dict[int, tuple[int, ...]] = {}
         self._board = scoreboard.Board(birth.board_fd, writable=True)
         self._servers: dict[str, kinds.Kind] = {}
+        self._opened: dict[str, kinds.Kind] = {}
+        """Those that are to be closed."""
         self._listening: dict[int, list[kinds.Listening]] = {}
-        self._places: dict[str, str] = {}
         self._errors = 0
+        self.drained = False
         self._worker = context.Worker(
             name=birth.orders.name,
             pool=birth.orders.pool,
@@ -67,13 +72,12 @@ class Life:
         self._hear()
         self._beat(asyncio.get_running_loop().time())
         async with contextlib.AsyncExitStack() as stack:
-            boot = asyncio.ensure_future(self._boot(stack))
-            orphaned = asyncio.ensure_future(self._until_orphaned(boot))
-            await boot
-            orphaned.cancel()
+            with self._unless_unwanted():
+                await self._boot(stack)
             self._channel.send(channel.Ready())
             await self._obey()
             await self._drain()
+            self.drained = True
 
     # --- boot -------------------------------------------------------------------------------------
 
@@ -82,10 +86,11 @@ class Life:
         self._worker.make_current()
         application = self._birth.application or load(self._pool)
         await self._attempt("lifespan", self._enter_lifespan(stack, application))
+        stack.push_async_callback(self._close_servers)
         for name, part in application.servers.items():
             what = f"server {name} (kind {self._pool.servers[name].kind})"
             kind = await self._attempt(what, self._open(name, part))
-            self._servers[name] = kind
+            self._servers[name] = self._opened[name] = kind
 
     async def _attempt(self, what: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
@@ -136,11 +141,23 @@ class Life:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then its end is in the queue
             self._channel.send(channel.Leaving())
 
-    async def _until_orphaned(self, boot: asyncio.Future[None]) -> None:
-        """Give up booting when the master is gone: nobody will ever tell this worker to attend."""
-        while (command := await self._commands.get()) is not None:
-            if isinstance(command, channel.Drain):
-                break
+    @contextlib.contextmanager
+    def _unless_unwanted(self) -> Iterator[None]:
+        """Give up booting when the master is gone or says drain.
+
+        The boot itself stays in this task, since what a lifespan enters it must leave in the same task.
+        """
+        boot = asyncio.current_task()
+        assert boot is not None
+        watch = asyncio.get_running_loop().create_task(self._until_unwanted(boot))
+        try:
+            yield
+        finally:
+            watch.cancel()
+
+    async def _until_unwanted(self, boot: asyncio.Task[None]) -> None:
+        while not isinstance(await self._commands.get(), channel.Drain | None):
+            pass  # before it is ready, a worker is told nothing else that matters
         boot.cancel()
 
     async def _obey(self) -> None:
@@ -164,7 +181,6 @@ class Life:
         for (server, backlog), fd in zip(attend.sockets, self._fds.pop(attend.slot), strict=True):
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
-            self._places[str(sock.getsockname())] = server
             listening.append(await self._servers[server].listen(sock, backlog))
         self._channel.send(channel.Attends(attend.slot))
 
@@ -179,6 +195,8 @@ class Life:
         for slot in tuple(self._listening):
             self._release(slot)
         self._worker.draining.set()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         await asyncio.gather(*(self._drain_server(name, server) for name, server in self._servers.items()))
 
     async def _drain_server(self, name: str, server: kinds.Kind) -> None:
@@ -189,8 +207,20 @@ class Life:
                 async with asyncio.timeout(grace):
                     while server.connections:  # noqa: ASYNC110, no library tells of its last connection
                         await asyncio.sleep(_LOOK)
-            if left := server.connections:
-                server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
+        except Exception:
+            server.context.log.exception("server %s failed to drain", name)
+        if left := server.connections:
+            server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
+        await self._close_server(name)
+
+    async def _close_servers(self) -> None:
+        """Close what is open still: after a boot that failed."""
+        for name in reversed(tuple(self._opened)):
+            await self._close_server(name)
+
+    async def _close_server(self, name: str) -> None:
+        server = self._opened.pop(name)
+        try:
             await server.close()
         except Exception:
             server.context.log.exception("server %s failed to close", name)
@@ -214,14 +244,13 @@ class Life:
         loop.call_at(now + _BEAT, self._beat, now + _BEAT)
 
     def _on_error(self, _loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
-        """Log what user code raised in a callback or a forgotten task, with the server's name if known."""
+        """Log what user code raised in a callback or a forgotten task, with the server's name if it is one's."""
+        what, error = about.get("message", "error in the event loop"), about.get("exception")
+        if kind := blame.find(about):
+            kind.failed(what, error)
+            return
         self._errors += 1
-        transport = about.get("transport")
-        place = str(transport.get_extra_info("sockname")) if transport is not None else ""
-        server = self._places.get(place)
-        logger = self._servers[server].context.log if server else _logger
-        error = about.get("exception")
-        logger.error("%s", about.get("message", "error in the event loop"), exc_info=error)
+        _logger.error("%s", what, exc_info=error)
 
 
 def main(birth: Birth) -> int:
@@ -229,17 +258,22 @@ def main(birth: Birth) -> int:
     mine = birth.orders
     setproctitle(f"hourd: worker {birth.slot} {mine.title}")
     gc.enable()
+    life = Life(birth)
     try:
         birth.channel.send(channel.Hello())
         with asyncio.Runner(loop_factory=loop_factory(mine.settings.loop)) as runner:
-            runner.run(Life(birth).live())
+            runner.run(life.live())
     except errors.HourdError as error:
         birth.channel.refuse(str(error), error.exit_code)
         return error.exit_code
     except (BrokenPipeError, ConnectionResetError, asyncio.CancelledError):
         return errors.EXIT_STOPPED  # the master went, or changed its mind, while this worker booted
     except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
-        birth.channel.refuse(explain(error, "the worker failed"), errors.EXIT_INTERNAL)
+        what = explain(error, "the worker failed")
+        if life.drained:
+            _logger.error("%s", what)  # noqa: TRY400, it holds the traceback; the master waits for no reason any more
+        else:
+            birth.channel.refuse(what, errors.EXIT_INTERNAL)
         return errors.EXIT_INTERNAL
     finally:
         birth.channel.leave_open()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess  # noqa: TID251, a fresh interpreter
+import subprocess
 import sys
 
 import pytest

@@ -12,7 +12,19 @@ from hourd.signals import OTHERS, SIGNALS
 ROOT = Path(hourd.__file__).parent
 README = ROOT.parent / "README.md"
 FLOORS = (
-    {"addresses", "channel", "clock", "context", "cpus", "errors", "privileges", "scoreboard", "systemd", "table", "units"},
+    {
+        "addresses",
+        "channel",
+        "clock",
+        "context",
+        "cpus",
+        "errors",
+        "privileges",
+        "scoreboard",
+        "systemd",
+        "table",
+        "units",
+    },
     {"settings", "unix"},
     {"control", "events", "kinds", "listeners", "log", "orders", "restarts"},
     {"application", "children", "config", "processes", "signals"},

@@ -16,6 +16,11 @@ def both() -> tuple[channel.MasterEnd, channel.ChildEnd]:
     return ours, channel.ChildEnd(theirs)
 
 
+def flood(master: channel.MasterEnd) -> None:
+    while True:
+        master.send(channel.Release(0))
+
+
 def test_a_message_arrives_whole_with_its_descriptors():
     master, child = both()
     read, write = os.pipe()
@@ -50,8 +55,7 @@ def test_the_master_never_waits():
     with pytest.raises(BlockingIOError):
         master.receive()
     with pytest.raises(BlockingIOError):
-        while True:
-            master.send(channel.Release(0))
+        flood(master)
     child.close()
     master.close()
 

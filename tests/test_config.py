@@ -6,7 +6,7 @@ import datetime as dt
 import enum
 import os
 import pwd
-import subprocess  # noqa: TID251, a fresh interpreter
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path

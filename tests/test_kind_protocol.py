@@ -191,7 +191,6 @@ def received(sock):
         return b""
 
 
-@pytest.mark.xfail(reason="the worker knows a server by its address only, not through kinds.blame")
 @LOOPS
 @pytest.mark.parametrize(("app", "data"), [("Forgets", b"hello"), ("Echo", b"fail")])
 def test_an_exception_is_shown_with_its_server_also_at_a_wildcard_address(app, data, loop):

@@ -108,7 +108,6 @@ def test_an_exception_is_shown_with_its_server_and_the_worker_lives_on(loop):
         assert daemon.workers() == before
 
 
-@pytest.mark.xfail(reason="the worker knows a server by its address only, not through kinds.blame")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_an_exception_in_a_forgotten_task_is_shown_with_its_server(loop):
     with Daemon(pool(server=stream(bind=":0"), workers=1, loop=loop), {"app.py": APP}) as daemon:

@@ -125,7 +125,6 @@ def test_its_exception_at_boot_is_shown(lifespan, message, preload):
         assert ("Traceback" in daemon.log) == (lifespan != "missing")
 
 
-@pytest.mark.xfail(reason="the master does not show what a worker says that fails while it drains")
 @LOOPS
 def test_its_exception_at_shutdown_is_logged(loop):
     with Daemon(config("fails_at_shutdown", loop=loop), {"app.py": APP}) as daemon:
@@ -148,7 +147,6 @@ def test_a_lifespan_that_fails_is_a_reason_to_refuse_a_reload():
         assert talk(daemon.addresses()[0]) == b"{'pool': 'web'}"
 
 
-@pytest.mark.xfail(reason="the worker boots in a task of its own: task groups and cancel scopes break")
 def test_it_is_left_in_the_task_that_entered_it():
     with Daemon(config("same_task"), {"app.py": APP}) as daemon:
         daemon.expect("READY=1")

@@ -152,5 +152,5 @@ def test_a_stale_file_is_replaced_and_other_files_are_kept(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may bind every port")
 def test_a_privileged_port_is_a_matter_of_permission(listeners):
-    with pytest.raises(errors.NoPermissionError, match="cannot bind 127.0.0.1:80"):
+    with pytest.raises(errors.NoPermissionError, match=r"cannot bind 127\.0\.0\.1:80"):
         listeners.prepare(settings(http="127.0.0.1:80"))

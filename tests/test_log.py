@@ -26,7 +26,9 @@ except ZeroDivisionError:
 
 
 def said(form: str, how: str) -> list[str]:
-    result = subprocess.run([sys.executable, "-c", SAY, form, how], capture_output=True, text=True, check=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", SAY, form, how], capture_output=True, text=True, check=True, timeout=60
+    )
     assert result.stdout == ""
     return result.stderr.splitlines()
 

@@ -190,7 +190,7 @@ def test_first_start_forgives_a_kill_from_outside() -> None:
 def test_unsafe_import_goes_on_without_preload() -> None:
     play(
         *RUNNING[:2],
-        (1.0, MoldUnsafe(1, "thread-1"), [Dismiss(1), StartMold(2, "web", 1, False)]),
+        (1.0, MoldUnsafe(1, "thread-1"), [Kill(1, "is no longer wanted"), StartMold(2, "web", 1, False)]),
         (1.5, MoldReady(2), [Spawn(3, 2, "web", 0, 1), Spawn(4, 2, "web", 1, 1)]),
         (1.6, Exited(1, 0), []),
         (1.7, Exited(2, -9), [StartMold(5, "web", 1, False)]),
@@ -201,7 +201,7 @@ def test_unsafe_import_of_a_mold_that_was_started_again() -> None:
     play(
         *RUNNING,
         (10.0, Exited(1, -9), [StartMold(4, "web", 1, True)]),
-        (11.0, MoldUnsafe(4, "thread-1"), [Dismiss(4), StartMold(5, "web", 1, False)]),
+        (11.0, MoldUnsafe(4, "thread-1"), [Kill(4, "is no longer wanted"), StartMold(5, "web", 1, False)]),
     )
 
 
@@ -515,7 +515,7 @@ def test_reload_takes_the_place_of_another() -> None:
         *LOADING,
         (10.5, ReloadAsked(), [Configure(3)]),
         (10.6, ReloadAsked(), []),
-        (10.7, Configured(3, (web(3),)), [Abandon(2), Dismiss(4), StartMold(5, "web", 3, True)]),
+        (10.7, Configured(3, (web(3),)), [Abandon(2), Kill(4, "is no longer wanted"), StartMold(5, "web", 3, True)]),
         (10.8, MoldReady(4), []),
         (10.8, Exited(4, 0), []),
         (11.0, MoldReady(5), [Spawn(6, 5, "web", 0, 3)]),
@@ -586,7 +586,11 @@ def test_commit_waits_until_each_slot_is_attended() -> None:
         (11.5, Exited(3, -9), []),
         (12.0, Ready(5), [Attend(5, 0), Attend(5, 1)]),
         (12.0, Attending(5, 0), []),
-        (12.0, Attending(5, 1), [Commit(2), Notify("ready"), Conclude(2, True, "", 2.0, (2,)), Dismiss(6)]),
+        (
+            12.0,
+            Attending(5, 1),
+            [Commit(2), Notify("ready"), Conclude(2, True, "", 2.0, (2,)), Kill(6, "is no longer wanted")],
+        ),
     )
 
 
@@ -810,7 +814,7 @@ def test_scaling_the_stable_generation_beyond_the_slots() -> None:
                 Abandon(2),
                 Notify("ready"),
                 Conclude(2, False, "OSError: no database", 1.5, (2,)),
-                Dismiss(6),
+                Kill(6, "is no longer wanted"),
                 Attend(2, 2),
                 Spawn(7, 1, "web", 2, 1),
             ],
@@ -871,15 +875,15 @@ def test_stop_does_not_wait_beyond_the_grace() -> None:
     play(
         *RUNNING,
         (10.0, StopAsked(), [Notify("stopping"), Dismiss(1), Release(2, 0), Drain(2), Release(3, 1), Drain(3)]),
-        (15.0, Elapsed(), [Kill(1, "did not end when dismissed")]),
-        (15.1, Exited(1, -9), []),
         (
             20.0,
             Elapsed(),
             [Kill(2, "did not end within its grace of 5s"), Kill(3, "did not end within its grace of 5s")],
         ),
         (20.1, Exited(2, -9), []),
-        (20.1, Exited(3, -9), [Exit(0)]),
+        (20.1, Exited(3, -9), []),
+        (25.0, Elapsed(), [Kill(1, "did not end when dismissed")]),
+        (25.1, Exited(1, -9), [Exit(0)]),
     )
 
 
