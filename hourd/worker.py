@@ -194,21 +194,23 @@ class Life:
         """Let what is open finish, each server within its own grace."""
         for slot in tuple(self._listening):
             self._release(slot)
-        self._worker.draining.set()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        # In one turn, so that nobody acts on the one without the other.
+        self._worker.draining.set()
+        for server in self._servers.values():
+            try:
+                server.drain()
+            except Exception:
+                server.context.log.exception("server %s failed to drain", server.context.server)
         await asyncio.gather(*(self._drain_server(name, server) for name, server in self._servers.items()))
 
     async def _drain_server(self, name: str, server: kinds.Kind) -> None:
         grace = self._pool.servers[name].grace
-        try:
-            server.drain()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    while server.connections:  # noqa: ASYNC110, no library tells of its last connection
-                        await asyncio.sleep(_LOOK)
-        except Exception:
-            server.context.log.exception("server %s failed to drain", name)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while server.connections:  # noqa: ASYNC110, no library tells of its last connection
+                    await asyncio.sleep(_LOOK)
         if left := server.connections:
             server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
         await self._close_server(name)

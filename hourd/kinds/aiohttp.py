@@ -72,9 +72,6 @@ class Aiohttp(Kind):
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server
-        request = _request_class(self.context.worker.draining)
-        make = self._server.request_factory
-        self._server.request_factory = functools.partial(make, _cls=request)  # type: ignore[call-arg]
         self._connection_class = _connection_class(self)
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
@@ -89,6 +86,13 @@ class Aiohttp(Kind):
         return self._server.requests_count if self._server else 0
 
     def drain(self) -> None:
+        assert self._server is not None
+        make = functools.partial(self._server.request_factory, _cls=LastRequest)  # type: ignore[call-arg]
+        for connection in self._server.connections:
+            # Only now, so that until now a request costs nothing more than without hourd.
+            connection._request_factory = make  # noqa: SLF001, aiohttp has no other way
+            if connection._current_request is not None:  # noqa: SLF001, as above
+                connection._current_request.__class__ = LastRequest  # noqa: SLF001, as above
         self._close_idle(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
@@ -123,15 +127,15 @@ class Aiohttp(Kind):
         return app
 
 
-def _request_class(draining: asyncio.Event) -> type[web.Request]:
-    class Request(web.Request):
-        """Asks the client to close, once the worker drains; aiohttp asks when the response begins."""
+class LastRequest(web.Request):
+    """A request while the worker drains: the response asks the client to close, unless more has arrived already.
 
-        @property
-        def keep_alive(self) -> bool:
-            return super().keep_alive and not (draining.is_set() and _is_last(self.protocol))
+    aiohttp looks when the response begins.
+    """
 
-    return Request
+    @property
+    def keep_alive(self) -> bool:
+        return super().keep_alive and not _is_last(self.protocol)
 
 
 def _connection_class(kind: Kind) -> type[web.RequestHandler]:
