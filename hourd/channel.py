@@ -24,7 +24,7 @@ MOLD_FD = 3
 
 _LIMIT = 64 * 1024
 _TEXT_LIMIT = 8 * 1024  # characters, of at most 4 bytes
-_FDS = 250  # the kernel's SCM_MAX_FD is 253
+MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -40,6 +40,10 @@ class Fork(Message, frozen=True):
     """Master to mold, with the worker's channel and scoreboard: fork a worker."""
 
     slot: int
+
+
+class Watch(Message, frozen=True):
+    """Master to mold, with pidfds: workers that an earlier mold forked, and that the mold is to see off."""
 
 
 class Quit(Message, frozen=True):
@@ -103,7 +107,7 @@ class Refused(Message, frozen=True):
     exit_code: int
 
 
-FromMaster: TypeAlias = Begin | Fork | Quit | Reopen | Attend | Release | Drain
+FromMaster: TypeAlias = Begin | Fork | Watch | Quit | Reopen | Attend | Release | Drain
 FromChild: TypeAlias = Imported | Unsafe | Hello | Ready | Attends | Leaving | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -192,7 +196,7 @@ class ChildEnd(_End):
         Raises:
             BlockingIOError: the end is non-blocking and there is no message.
         """
-        size = socket.CMSG_SPACE(_FDS * array.array("i").itemsize)
+        size = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         try:
             data, ancillary, _, _ = self._sock.recvmsg(_LIMIT, size, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
@@ -213,11 +217,11 @@ class ChildEnd(_End):
         self._sock.detach()
 
     def refuse(self, reason: str, exit_code: int) -> None:
-        """Say why this process will end. The master may be gone: then nobody is to be told."""
+        """Say why this process will end: to the master, or to whoever reads standard error."""
         text = reason
         if len(reason) > _TEXT_LIMIT:
             text = f"{reason[: _TEXT_LIMIT // 2]}\n[...]\n{reason[-_TEXT_LIMIT // 2 :]}"
         try:
             self.send(Refused(text, exit_code))
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # the master is gone, or user code has closed this
             os.write(2, f"{text}\n".encode(errors="replace"))

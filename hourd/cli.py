@@ -8,6 +8,7 @@ import json
 import os
 import select
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,30 @@ Command = Callable[..., Any]
 class Group(click.Group):
     """Ends with the exit code of a ``HourdError`` after printing it."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_standard_files()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except errors.HourdError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:  # noqa: BLE001, a bug of ours has its own exit code
+            traceback.print_exc()
+            sys.exit(errors.EXIT_INTERNAL)
+
+
+def _open_standard_files() -> None:
+    """Put /dev/null where 0, 1 or 2 are closed: else a socket of ours would get that number, and the log with it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,6 +96,8 @@ def _reader(app: str | None, file: str | None, kind: str, **given: Any) -> Calla
         raise click.UsageError("give either APP or --config, not both")
     if app:
         return lambda: config.from_app(app, environ=os.environ, overrides=overrides, kind=kind)
+    if kind != config.DEFAULT_KIND:
+        raise click.UsageError("--kind goes with APP; in a file, each server has its kind")
     path = file or _default_file()
     if path is None:
         raise click.UsageError(f"nothing to run: give -c FILE or APP (there is no {_DEFAULT_FILE})")
@@ -174,6 +195,8 @@ def _find(file: str | None) -> str:
 def status(*, path: str, json_: bool) -> None:
     """Show what runs."""
     answer = control.ask(path, control.Request("status"), timeout=10)
+    if not (answer.ok and isinstance(answer.status, dict)):
+        raise errors.RefusedError(f"no status from {path}: {answer.error or 'it is no hourd'}")
     click.echo(json.dumps(answer.status) if json_ else table.render(answer.status))
 
 
@@ -192,11 +215,8 @@ def reload(*, path: str) -> None:
 @click.option("--now", is_flag=True, help="Cut all connections.")
 def stop(*, path: str, now: bool) -> None:
     """Stop the daemon and wait for its end."""
-    pid = control.ask(path, control.Request("status"), timeout=10).status["pid"]
-    try:
-        process = os.pidfd_open(pid)
-    except OSError as error:
-        raise errors.from_os(error, f"watch process {pid}") from None
+    control.ask(path, control.Request("status"), timeout=10)  # says best what is wrong, if something is
+    process = control.watch(path)
     answer = control.ask(path, control.Request("stop", now=now), timeout=10)
     if not answer.ok:
         raise errors.RefusedError(answer.error)

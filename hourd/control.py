@@ -6,6 +6,7 @@ workers' user may not, so that a compromised worker cannot command the master.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import selectors
@@ -124,6 +125,9 @@ class Control:
         self.on_request = on_request
         self._selector = selector
         self._clients: set[Client] = set()
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Given up to accept, and turn away, a client when no other descriptor is left."""
+        self._short = False
         self._sock, self._file = unix.listen(path, mode=_MODE, backlog=_BACKLOG)
         selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
@@ -132,6 +136,7 @@ class Control:
             client.close()
         self._selector.unregister(self._sock)
         self._sock.close()
+        os.close(self._spare)
         self._file.unlink()
 
     def watch(self, client: Client, sock: socket.socket, *, write: bool) -> None:
@@ -149,7 +154,7 @@ class Control:
         try:
             sock, _ = self._sock.accept()
         except OSError as error:
-            _logger.warning("cannot accept on the control socket: %s", error.strerror)
+            self._turn_away(error)
             return
         _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if uid not in (0, os.geteuid()) or len(self._clients) >= _CLIENTS:
@@ -159,6 +164,22 @@ class Control:
         client = Client(sock, self)
         self._clients.add(client)
         self._selector.register(sock, selectors.EVENT_READ, client.on_event)
+
+    def _turn_away(self, error: OSError) -> None:
+        """Refuse a client for want of a descriptor: left in the queue, it would wake the master for ever."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            _logger.warning("cannot accept on the control socket: %s", error.strerror)
+            return
+        os.close(self._spare)
+        try:
+            self._sock.accept()[0].close()
+        except OSError:
+            pass  # it has left already
+        finally:
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if not self._short:
+            _logger.warning("no descriptor is left for the control socket: its clients are turned away")
+        self._short = True
 
 
 def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
@@ -190,4 +211,22 @@ def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
             raise errors.RefusedError(f"cannot ask hourd at {path}: {error.strerror or error}") from None
     if not line:
         raise errors.RefusedError(f"hourd at {path} ended, or does not talk to this user")
-    return _decode_answer(line)
+    try:
+        return _decode_answer(line)
+    except msgspec.MsgspecError:
+        raise errors.RefusedError(f"who listens at {path} is no hourd") from None
+
+
+def watch(path: str) -> int:
+    """Return a pidfd of the daemon that listens at a path, as this process's PID namespace knows it.
+
+    Raises:
+        errors.HourdError: no daemon is there, or it cannot be watched.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(path)
+            pid, _, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+            return os.pidfd_open(pid)
+        except OSError as error:
+            raise errors.from_os(error, f"watch the daemon at {path}") from None

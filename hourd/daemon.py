@@ -6,11 +6,12 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
 
 from . import config, errors, log, privileges
+from .locks import HeldError, Lock
 from .master import Master
 from .settings import Settings
 
@@ -29,16 +30,27 @@ def run(read: Callable[[], Settings]) -> int:
     if sys.platform != "linux":
         raise errors.UnavailableError(f"hourd needs Linux 5.4 or later, this is {sys.platform}")
     settings = read()
-    log.set_up(settings.log, blocking=False)
+    log.set_up(settings.log)
     setproctitle(f"hourd: master [{settings.name}]")
     privileges.become_subreaper()
     with contextlib.ExitStack() as stack:
-        master = stack.enter_context(contextlib.closing(Master(settings, read)))
+        master = stack.enter_context(contextlib.closing(Master(settings, lambda: _same_daemon(settings, read()))))
         _open_control(master, settings)
         if settings.pid_file:
-            _write_pid_file(settings.pid_file)
-            stack.callback(_remove_pid_file, settings.pid_file)
+            stack.enter_context(_pid_file(settings.pid_file))
         return master.run()
+
+
+def _same_daemon(old: Settings, new: Settings) -> Settings:
+    """Return the new configuration, unless it changes what only a restart can change.
+
+    Raises:
+        errors.ConfigError: it does.
+    """
+    changed = [key for key in ("name", "control", "pid_file") if getattr(old, key) != getattr(new, key)]
+    if changed:
+        raise errors.ConfigError(f"{', '.join(changed)}: cannot be changed by a reload; restart hourd")
+    return new
 
 
 def _open_control(master: Master, settings: Settings) -> None:
@@ -58,24 +70,33 @@ def _open_control(master: Master, settings: Settings) -> None:
         )
 
 
-def _write_pid_file(path: str) -> None:
-    """Write the process id, whole or not at all."""
-    draft = f"{path}.{os.getpid()}"
+@contextlib.contextmanager
+def _pid_file(path: str) -> Iterator[None]:
+    """Hold the process id's file, which is written whole or not at all."""
+    draft = f"{path}.new"
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(f"{os.getpid()}\n")
-        os.rename(draft, path)
+        lock = Lock(f"{path}.lock")
+    except HeldError:
+        raise errors.UnavailableError(f"another instance runs: it holds pid_file {path}") from None
     except OSError as error:
         raise errors.from_os(error, f"write pid_file {path}") from None
-
-
-def _remove_pid_file(path: str) -> None:
-    """Remove the file, unless another instance has written its own."""
     try:
-        with open(path, encoding="ascii") as file:
-            mine = file.read().strip() == str(os.getpid())
-        if mine:
-            os.unlink(path)
+        _write(draft, f"{os.getpid()}\n")
+        os.rename(draft, path)
     except OSError as error:
-        _logger.warning("cannot remove pid_file %s: %s", path, error.strerror)
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        lock.release()
+        raise errors.from_os(error, f"write pid_file {path}") from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # its folder may be gone
+            os.unlink(path)
+        lock.release()
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(text)

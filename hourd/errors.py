@@ -57,6 +57,20 @@ class ConfigError(HourdError):
     exit_code = EXIT_CONFIG
 
 
+BY_EXIT_CODE: dict[int, type[HourdError]] = {
+    kind.exit_code: kind
+    for kind in (
+        HourdError,
+        RefusedError,
+        UnavailableError,
+        SystemRefusedError,
+        BootError,
+        NoPermissionError,
+        ConfigError,
+    )
+}
+
+
 def from_os(error: OSError, doing: str) -> HourdError:
     """Say what the system refused in the operator's terms.
 

@@ -16,14 +16,15 @@ A unix socket cannot be split: it is one, shared by all workers.
 from __future__ import annotations
 
 import errno
+import grp
 import logging
+import pwd
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from . import addresses, errors, unix
 from .addresses import Address
-from .privileges import find_group, find_user
 from .settings import Pool, Server, Settings
 
 _logger = logging.getLogger("hourd")
@@ -80,6 +81,9 @@ class Listeners:
                 bound.close()
             raise
         self._bound.update(new)
+        for key, name, _, _ in _places(settings):
+            if key in new:
+                _logger.info("server %s listens at %s", name, new[key].address)
         _warn_of_backlog(settings)
 
     def lend(self, settings: Settings, pool: str, slot: int, *, own: bool) -> Iterator[Lent]:
@@ -113,6 +117,16 @@ class Listeners:
         keys = {key for settings in wanted for key, *_ in _places(settings)}
         for key in set(self._bound) - keys:
             self._bound.pop(key).close()
+
+    def grant(self, settings: Settings) -> None:
+        """Let the unix sockets have the mode and owner of a configuration."""
+        for key, name, server, address in _places(settings):
+            bound = self._bound.get(key)
+            if bound and bound.file:
+                try:
+                    bound.file.set_access(**_access(server))
+                except (OSError, errors.HourdError) as error:
+                    _logger.warning("server %s: cannot change mode and owner of %s: %s", name, address, error)
 
     def close(self) -> None:
         self.keep()
@@ -208,11 +222,18 @@ def _take_unix(server: Server, address: Address) -> Bound:
             sock.close()
             raise
         return Bound(address, [sock])
-    access = server.unix
-    uid = find_user(access.owner) if access.owner else -1
-    gid = find_group(access.group) if access.group else -1
-    sock, file = unix.listen(address.path, mode=access.mode, backlog=server.backlog, uid=uid, gid=gid)
+    sock, file = unix.listen(address.path, backlog=server.backlog, **_access(server))
     return Bound(address, [sock], file)
+
+
+def _access(server: Server) -> dict[str, int]:
+    """Return who may connect, as numbers; -1 leaves the owner or the group."""
+    access = server.unix
+    return {
+        "mode": access.mode,
+        "uid": pwd.getpwnam(access.owner).pw_uid if access.owner else -1,
+        "gid": grp.getgrnam(access.group).gr_gid if access.group else -1,
+    }
 
 
 def _warn_of_backlog(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """Logging, set up once in each process: to standard error, as text, JSON or for the journal.
 
 Standard error is left as it is, since it is shared with whoever started hourd. A consumer that does
-not read must not stop the master, so a line that would block is dropped, and the drops are counted.
+not read must stop neither the master nor a worker's loop, so a line that would block is dropped, and the drops
+are counted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import select
-import sys
+import signal
 import time
 from typing import Any
 
@@ -66,6 +67,7 @@ class NonBlockingHandler(logging.Handler):
         self._poll = select.poll()
         self._poll.register(2, select.POLLOUT)
         self._dropped = 0
+        self._terminal = os.isatty(2)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._dropped and self._write(f"[{self._dropped} log lines were dropped: standard error was not read]\n"):
@@ -74,6 +76,16 @@ class NonBlockingHandler(logging.Handler):
             self._dropped += 1
 
     def _write(self, text: str) -> bool:
+        if not self._terminal:
+            return self._write_now(text)
+        # In the background, a terminal may answer with SIGTTOU (stty tostop); blocked, it lets us write.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+        try:
+            return self._write_now(text)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _write_now(self, text: str) -> bool:
         data = memoryview(text.encode(errors="backslashreplace"))
         for start in range(0, len(data), _CHUNK):
             if not any(events & select.POLLOUT for _, events in self._poll.poll(0)):
@@ -85,14 +97,9 @@ class NonBlockingHandler(logging.Handler):
         return True
 
 
-def set_up(log: Log, *, blocking: bool) -> None:
-    """Send everything that is logged in this process to standard error.
-
-    Args:
-        log: level and format.
-        blocking: whether to wait for a slow reader; the master must not.
-    """
-    handler = logging.StreamHandler(sys.stderr) if blocking else NonBlockingHandler()
+def set_up(log: Log) -> None:
+    """Send everything that is logged in this process to standard error."""
+    handler = NonBlockingHandler()
     handler.setFormatter(_FORMATTERS[log.format]())
     root = logging.getLogger()
     root.handlers[:] = [handler]

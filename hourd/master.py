@@ -26,6 +26,10 @@ from .status import report
 from .supervisor import Supervisor
 from .understanding import understand
 
+_LONGEST_WAIT = 3600.0
+_EVERYTHING = 1_000_000
+_MESSAGES_A_TURN = 64
+"""A child that talks without end must not keep others waiting."""
 _logger = logging.getLogger("hourd")
 
 
@@ -80,7 +84,8 @@ class Master:
 
     def _wait(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to happen, until the deadline at most."""
-        timeout = None if deadline is None else max(0.0, deadline - self._clock.now())
+        # epoll takes at most some 24 days; to wake once an hour costs nothing.
+        timeout = None if deadline is None else min(max(0.0, deadline - self._clock.now()), _LONGEST_WAIT)
         self._clock.will_wait(timeout)
         happened = self._selector.select(timeout)
         if late := self._clock.has_waited():
@@ -148,14 +153,16 @@ class Master:
                     self._on_child(child)
             if reaped := self._processes.reap(pid):
                 child, code = reaped
-                self._on_child(child)  # its last words come before its death
+                self._on_child(child, _EVERYTHING)  # its last words come before its death
                 self._processes.forget(child)
                 self._hear(events.Loaded(self._processes.connections()))
                 self._hear(events.Exited(child.id, code))
 
-    def _on_child(self, child: Child, _mask: int = 0) -> None:
-        """Hear everything that a child has said."""
-        while child.end is not None:
+    def _on_child(self, child: Child, limit: int = _MESSAGES_A_TURN) -> None:
+        """Hear what a child has said; what is left makes the selector return at once."""
+        for _ in range(limit):
+            if child.end is None:
+                return
             try:
                 packet = child.end.receive()
             except BlockingIOError:
@@ -255,8 +262,8 @@ class Master:
         try:
             self._processes.spawn(action.worker, action.mold, action.slot)
         except OSError as error:
-            self._refused_by_system(error, f"have a worker of pool {action.pool} forked")
-            self._events.append(events.Lost(action.worker))
+            why = str(errors.from_os(error, f"have a worker of pool {action.pool} forked"))
+            self._events += (events.Failed(action.worker, why, errors.EXIT_SYSTEM), events.Lost(action.worker))
 
     def _tell(self, number: int, message: channel.Message, fds: tuple[int, ...] = ()) -> None:
         """Send a message; a child that does not read is as good as lost."""
@@ -284,8 +291,9 @@ class Master:
     def _commit(self, generation: int) -> None:
         settings = self._generations[generation]
         self._obsolete = set(self._generations) - {generation}
+        self._listeners.grant(settings)
         if settings.log != self._settings.log:
-            log.set_up(settings.log, blocking=False)
+            log.set_up(settings.log)
         self._settings = settings
 
     def _report(self) -> dict[str, object]:
@@ -304,7 +312,7 @@ class Master:
 
     def _watch(self, child: Child) -> None:
         assert child.end is not None
-        self._selector.register(child.end, selectors.EVENT_READ, lambda mask: self._on_child(child, mask))
+        self._selector.register(child.end, selectors.EVENT_READ, lambda _mask: self._on_child(child))
 
     def _selector_forget(self, child: Child) -> None:
         assert child.end is not None

@@ -29,6 +29,8 @@ from .worker import Birth
 
 _LAST_HELP = 5.0
 """Seconds beyond the longest grace after which an orphan is killed."""
+_LONGEST_WAIT = 20 * 24 * 3600.0
+"""Seconds that poll() can wait at most; who has more grace than that loses it."""
 _logger = logging.getLogger("hourd.mold")
 
 
@@ -63,6 +65,8 @@ class Mold:
                     worker_channel, board_fd = packet.fds
                     if birth := self._fork(slot, worker_channel, board_fd):
                         return birth
+                case channel.Watch():
+                    self._workers += packet.fds
                 case channel.Reopen():
                     log.reopen()
                 case channel.Quit():
@@ -76,7 +80,10 @@ class Mold:
         # A signal between the fork and the worker's own handlers would be lost in the mold's: the
         # worker unblocks them itself.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        between = os.fork()
+        try:
+            between = os.fork()
+        except OSError as error:
+            raise errors.from_os(error, "fork a worker") from None
         if between == 0:
             ours.close()
             _fork_again(theirs)
@@ -96,6 +103,8 @@ class Mold:
         with ours:
             _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             os.waitpid(between, 0)
+        if not fds:
+            raise errors.SystemRefusedError("cannot fork a worker: the system refused another process")
         for fd in [fd for fd in self._workers if _ended(fd)]:
             self._workers.remove(fd)
             os.close(fd)
@@ -185,8 +194,8 @@ def _begin(end: channel.ChildEnd) -> Mold | None:
 
 def _settle_in(mine: orders.Orders) -> None:
     """Become the user, in the directory, with the logging that user code is to find."""
-    log.set_up(mine.log, blocking=True)
-    privileges.drop(mine.user, mine.group)
+    log.set_up(mine.log)
+    _become(mine)
     try:
         os.chdir(mine.directory)
     except OSError as error:
@@ -200,13 +209,26 @@ def _settle_in(mine: orders.Orders) -> None:
             raise errors.ConfigError(f"log.config: {error}{cause}") from None
 
 
+def _become(mine: orders.Orders) -> None:
+    """Become the configured user, who must be able to run what is to be run."""
+    who = mine.user or f"group {mine.group}"
+    try:
+        privileges.drop(mine.user, mine.group)
+    except KeyError:
+        raise errors.ConfigError(f"{who} does not exist any more") from None
+    except OSError as error:
+        raise errors.from_os(error, f"become {who}") from None
+    for place in (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__))):
+        if not os.access(place, os.R_OK | os.X_OK):
+            raise errors.NoPermissionError(f"user {who} may not read {place}: install Python and hourd where it may")
+
+
 def _fork_again(theirs: socket.socket) -> None:
     """Fork the worker, send its pidfd to the mold, and end. Returns in the worker only."""
     try:
         worker = os.fork()
-    except OSError as error:
-        _logger.error("%s", errors.from_os(error, "fork a worker"))  # noqa: TRY400, nothing of ours is wrong
-        os._exit(errors.EXIT_SYSTEM)  # the worker's channel ends unborn, and the master hears of it
+    except OSError:
+        os._exit(errors.EXIT_SYSTEM)  # no pidfd comes: the mold says why
     if worker == 0:
         return
     try:
@@ -248,7 +270,7 @@ def _ended(pidfd: int, wait: float = 0.0) -> bool:
     """Tell whether a process ended; a pidfd polls readable then (pidfd_open(2))."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(wait * 1000))
+    return bool(poll.poll(min(wait, _LONGEST_WAIT) * 1000))
 
 
 def _ignore(_signal: int, _frame: object) -> None:

@@ -102,6 +102,12 @@ class Pool:
         return self.trial if self.rolling else self.stable
 
     @property
+    def number(self) -> int:
+        """How many workers the newest plan has."""
+        plan = self.trial or self.stable
+        return plan.workers if plan else 0
+
+    @property
     def fallback(self) -> Plan | None:
         """The plan that gaps are filled from as long as the trial is not proven."""
         return self.stable if self.rolling and not self.proven else None
@@ -209,6 +215,13 @@ class Pool:
             self._say("info", f"{worker} ready in {now - worker.since:.2f}s")
         if self.rolling and self.trial and worker.generation == self.trial.generation:
             self.proven = True
+
+    def leaving(self, worker: Worker, now: float) -> None:
+        """Note that a worker wants to be replaced. It serves until then, and who asks often waits longer."""
+        if not worker.leaving:
+            worker.leaving = True
+            served = now - worker.served_from if worker.served_from is not None else 0.0
+            self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
 
     def failed(self, child: Mold | Worker, reason: str, exit_code: int) -> None:
         if not child.ending:

@@ -15,8 +15,8 @@ def drop(user: str | None, group: str | None) -> None:
     """Change to a user and group, with the user's other groups.
 
     Args:
-        user: name or number; ``None`` changes nothing.
-        group: name or number; default: the user's own.
+        user: a name; ``None`` keeps the user.
+        group: a name; default: the user's own.
 
     Raises:
         KeyError: no such user or group.
@@ -24,8 +24,8 @@ def drop(user: str | None, group: str | None) -> None:
     """
     if user is None and group is None:
         return
-    entry = (pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)) if user else pwd.getpwuid(os.geteuid())
-    gid = entry.pw_gid if group is None else find_group(group)
+    entry = pwd.getpwnam(user) if user else pwd.getpwuid(os.geteuid())
+    gid = entry.pw_gid if group is None else grp.getgrnam(group).gr_gid
     if (entry.pw_uid, gid) == (os.geteuid(), os.getegid()):
         return
     os.initgroups(entry.pw_name, gid)
@@ -35,16 +35,6 @@ def drop(user: str | None, group: str | None) -> None:
     # The kernel gives /proc/self of a process that changed its user to root (proc(5)), and it could
     # not read its own. There was no secret in it yet that the new user may not know.
     _prctl(_PR_SET_DUMPABLE, 1)
-
-
-def find_user(user: str) -> int:
-    """Return a user's number."""
-    return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
-
-
-def find_group(group: str) -> int:
-    """Return a group's number."""
-    return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
 
 
 def become_subreaper() -> None:

@@ -65,21 +65,37 @@ class Processes:
         Raises:
             OSError: the system refused.
         """
+        fd = orders.write(what)
         end, theirs = channel.pair()
         try:
             with theirs:
                 pid = _execute(theirs.fileno(), {**os.environ, **environment})
         except OSError:
+            os.close(fd)
             end.close()
             raise
         child = Child(number, end, is_mold=True, pool=what.pool, slot=-1, generation=what.generation, pid=pid)
         self._add(child)
         self._by_pid[pid] = child
-        fd = orders.write(what)
+        self._send_and_close(child, channel.Begin(), [fd])
+        self._entrust(child)
+
+    def _entrust(self, mold: Child) -> None:
+        """Give a mold the workers of an earlier one, to see them off should the master die."""
+        fds = [
+            os.pidfd_open(child.pid)
+            for child in self._by_pid.values()
+            if child.pid and not child.is_mold and (child.pool, child.generation) == (mold.pool, mold.generation)
+        ]
+        for start in range(0, len(fds), channel.MAX_FDS):
+            self._send_and_close(mold, channel.Watch(), fds[start : start + channel.MAX_FDS])
+
+    def _send_and_close(self, child: Child, message: channel.Message, fds: list[int]) -> None:
         try:
-            self.send(child, channel.Begin(), (fd,))
+            self.send(child, message, tuple(fds))
         finally:
-            os.close(fd)
+            for fd in fds:
+                os.close(fd)
 
     def spawn(self, number: int, mold: int, slot: int) -> None:
         """Have a mold fork a worker.

@@ -1,10 +1,10 @@
-"""Signals of the master: a handler only enqueues, through ``signal.set_wakeup_fd``."""
+"""Signals of the master: a handler only enqueues; ``signal.set_wakeup_fd`` ends the wait."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
-from collections.abc import Iterator
 
 from .events import Event, Interrupted, ReloadAsked, ScaleAsked, StopAsked
 
@@ -21,15 +21,20 @@ OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 
 class Signals:
-    """The signals that came, readable as from a file."""
+    """The signals that came; becomes readable when there are some.
+
+    The wakeup descriptor only wakes: its buffer may be full, and which signals came is noted apart,
+    once each, so that a storm of one kind cannot drown another.
+    """
 
     def __init__(self) -> None:
+        self._came: dict[int, None] = {}
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in (*SIGNALS, *OTHERS):
-            signal.signal(number, _ignore)
+            signal.signal(number, self._note)
 
     def fileno(self) -> int:
         return self._read.fileno()
@@ -40,14 +45,12 @@ class Signals:
         self._read.close()
         self._write.close()
 
-    def take(self) -> Iterator[signal.Signals]:
-        """Yield the signals since the last call, in order."""
-        try:
-            numbers = self._read.recv(4096)
-        except BlockingIOError:
-            return
-        yield from map(signal.Signals, numbers)
+    def take(self) -> list[signal.Signals]:
+        """Return the signals since the last call, in the order of their first coming."""
+        with contextlib.suppress(BlockingIOError):
+            self._read.recv(65536)
+        came, self._came = self._came, {}
+        return [signal.Signals(number) for number in came]
 
-
-def _ignore(_signal: int, _frame: object) -> None:
-    """Do nothing: the number is on its way through the wakeup descriptor."""
+    def _note(self, number: int, _frame: object) -> None:
+        self._came[number] = None

@@ -147,7 +147,7 @@ class Supervisor:
         pool = next((pool for pool in self.pools.values() if not pool.closing), None)
         if pool:
             pool.scale(change)
-            yield events.Say("info", f"pool {pool.name}: {change:+d} workers")
+            yield events.Say("info", f"pool {pool.name}: {pool.number} workers wanted")
 
     # --- the transaction --------------------------------------------------------------------------
 
@@ -257,6 +257,7 @@ class Supervisor:
         for name in [name for name, pool in self.pools.items() if pool.closing and pool.empty]:
             del self.pools[name]
         if self.stopping and not self.pools:
+            yield events.Say("info", "stopped")
             yield events.Exit(self.exit_code)
 
     # --- the end ----------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def _note_worker(pool: Pool, worker: Worker, event: Event, now: float) -> None:
         case events.Attending():
             pool.attending(worker, event.slot, now)
         case events.Leaving():
-            worker.leaving = True
+            pool.leaving(worker, now)
         case _:
             _note_any(pool, worker, event, now)
 

@@ -18,8 +18,8 @@ def run(settings: Settings) -> None:
     """
     failures = [failure for pool in settings.pools if (failure := _try(settings, pool))]
     if failures:
-        wrong = any(each.exit_code == errors.EXIT_CONFIG for each in failures)
-        kind = errors.ConfigError if wrong else errors.BootError
+        worst = max(failures, key=lambda failure: failure.exit_code)
+        kind = errors.BY_EXIT_CODE.get(worst.exit_code, errors.BootError)
         raise kind("\n".join(each.reason.strip() for each in failures))
 
 
@@ -44,8 +44,11 @@ def _answer(child: Child, patience: float) -> channel.Refused | None:
     assert child.end is not None
     poll = select.poll()
     poll.register(child.end, select.POLLIN)
-    while poll.poll(patience * 1000):
-        packet = child.end.receive()
+    while poll.poll(min(patience, 3600.0) * 1000):
+        try:
+            packet = child.end.receive()
+        except channel.ProtocolError as error:
+            return channel.Refused(f"pool {child.pool}: the importing process {error}", errors.EXIT_BOOT)
         match packet.message if packet else None:
             case channel.Imported():
                 return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import channel, events
+from . import channel, errors, events
 from .processes import Child, Processes
 
 
@@ -29,7 +29,7 @@ def _of_mold(mold: Child, message: channel.Message) -> events.Event | None:
         case channel.Unsafe(reason=reason):
             return events.MoldUnsafe(mold.id, reason)
         case channel.Refused(reason=reason, exit_code=code):
-            return events.Failed(mold.id, reason, code)
+            return events.Failed(mold.id, reason, _known(code))
     return None
 
 
@@ -42,5 +42,10 @@ def _of_worker(worker: Child, message: channel.Message) -> events.Event | None:
         case channel.Leaving():
             return events.Leaving(worker.id)
         case channel.Refused(reason=reason, exit_code=code):
-            return events.Failed(worker.id, reason, code)
+            return events.Failed(worker.id, reason, _known(code))
     return None
+
+
+def _known(code: int) -> int:
+    """Return an exit code that hourd documents: the daemon may end with it."""
+    return code if code in errors.BY_EXIT_CODE else errors.EXIT_INTERNAL

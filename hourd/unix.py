@@ -1,15 +1,20 @@
-"""Unix sockets as files: created with their mode and owner, replaced when stale, removed by their maker only."""
+"""Unix sockets as files: created with their mode and owner, replaced when stale, removed by their maker only.
+
+Their folder may belong to somebody else, who may put other files in their place at any moment. So
+nothing is done to a path that would follow a link, and nothing to a file that is not known again.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
 from dataclasses import dataclass
 
 from . import errors
+from .locks import HeldError, Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +26,21 @@ class File:
 
     def unlink(self) -> None:
         """Remove the file, unless somebody else has put another in its place."""
-        try:
-            if _inode(self.path) == self.inode:
+        with contextlib.suppress(OSError):  # gone already, or in a folder that is not ours any more
+            if _inode(os.lstat(self.path)) == self.inode:
                 os.unlink(self.path)
-        except OSError:
-            pass  # gone already, or in a folder that is gone or not ours any more
+
+    def set_access(self, mode: int, uid: int, gid: int) -> None:
+        """Change mode and owner; -1 leaves the owner or the group."""
+        fd = os.open(self.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if _inode(os.fstat(fd)) != self.inode:
+                raise errors.UnavailableError(f"unix:{self.path} was replaced by another file")
+            # Through its descriptor, it is this file and no other.
+            os.chown(f"/proc/self/fd/{fd}", uid, gid)
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+        finally:
+            os.close(fd)
 
 
 def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) -> tuple[socket.socket, File]:
@@ -42,49 +57,55 @@ def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) 
         errors.UnavailableError: somebody listens there, or something else than a socket is there.
         OSError: the system refused.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         # Two instances that start together must not both take the file for stale.
-        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock = Lock(f"{path}.lock")
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
             _remove_stale(path)
-            before = os.umask(0o177)
-            try:
-                sock.bind(path)
-            finally:
-                os.umask(before)
-            file = File(path, _inode(path))
-            os.chown(path, uid, gid, follow_symlinks=False)
-            os.chmod(path, mode)
-            sock.listen(backlog)
+            file = _bind(sock, path)
         finally:
-            os.close(folder)
+            lock.release()
+        file.set_access(mode, uid, gid)
+        sock.listen(backlog)
+    except HeldError:
+        sock.close()
+        raise errors.UnavailableError(f"cannot listen at unix:{path}: another process is about to") from None
     except BaseException:
         sock.close()
         raise
-    sock.setblocking(False)
     return sock, file
 
 
+def _bind(sock: socket.socket, path: str) -> File:
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
+    there = os.lstat(path)
+    if not stat.S_ISSOCK(there.st_mode) or there.st_uid != os.geteuid() or there.st_nlink != 1:
+        raise errors.UnavailableError(f"cannot listen at unix:{path}: somebody put another file in its place")
+    return File(path, _inode(there))
+
+
 def _remove_stale(path: str) -> None:
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    with probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(path)
-    if result == errno.ENOENT:
-        return
-    if result != errno.ECONNREFUSED:
-        # Connected, or EAGAIN for a full queue: somebody is there.
-        raise errors.UnavailableError(f"cannot listen at unix:{path}: another process listens there")
-    if not _is_socket(path):
-        raise errors.UnavailableError(f"cannot listen at unix:{path}: there is a file that is no socket")
-    os.unlink(path)
+    match result:
+        case errno.ENOENT:
+            return
+        case 0 | errno.EAGAIN:  # the latter is a full queue
+            raise errors.UnavailableError(f"cannot listen at unix:{path}: another process listens there")
+        case errno.ECONNREFUSED if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+        case errno.ECONNREFUSED:
+            raise errors.UnavailableError(f"cannot listen at unix:{path}: there is a file that is no socket")
+        case errno.EPROTOTYPE:
+            raise errors.UnavailableError(f"cannot listen at unix:{path}: there is a socket of another sort")
+        case _:
+            raise OSError(result, os.strerror(result))
 
 
-def _is_socket(path: str) -> bool:
-    return stat.S_ISSOCK(os.lstat(path).st_mode)
-
-
-def _inode(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
+def _inode(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino

@@ -29,6 +29,8 @@ _LOOK = 0.02
 """Seconds between two looks at how many connections are left, while draining."""
 _TURNS = 3
 """Turns of the loop after which what it had accepted before it stopped listening is known to the servers."""
+_THE_END = channel.Packet(None)
+"""Stands for the end of the channel among the master's messages."""
 _logger = logging.getLogger("hourd.worker")
 
 
@@ -50,8 +52,7 @@ class Life:
         self._birth = birth
         self._pool = birth.orders.settings
         self._channel = birth.channel
-        self._commands: asyncio.Queue[channel.Message | None] = asyncio.Queue()
-        self._fds: dict[int, tuple[int, ...]] = {}
+        self._commands: asyncio.Queue[channel.Packet] = asyncio.Queue()
         self._board = scoreboard.Board(birth.board_fd, writable=True)
         self._servers: dict[str, kinds.Kind] = {}
         self._opened: dict[str, kinds.Kind] = {}
@@ -97,7 +98,7 @@ class Life:
             return await coroutine
         except errors.HourdError as error:
             raise type(error)(f"{what}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise errors.BootError(explain(error, f"{what} failed to open")) from error
 
     async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, application: Application) -> None:
@@ -128,14 +129,12 @@ class Life:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def _receive(self) -> None:
-        """Queue what the master says; ``None`` stands for its end."""
+        """Queue what the master says, and its end."""
         with contextlib.suppress(BlockingIOError):
             while packet := self._channel.receive():
-                if isinstance(packet.message, channel.Attend):
-                    self._fds[packet.message.slot] = packet.fds
-                self._commands.put_nowait(packet.message)
+                self._commands.put_nowait(packet)
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
-            self._commands.put_nowait(None)
+            self._commands.put_nowait(_THE_END)
 
     def _leave(self) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then its end is in the queue
@@ -156,16 +155,17 @@ class Life:
             watch.cancel()
 
     async def _until_unwanted(self, boot: asyncio.Task[None]) -> None:
-        while not isinstance(await self._commands.get(), channel.Drain | None):
+        while not isinstance((await self._commands.get()).message, channel.Drain | None):
             pass  # before it is ready, a worker is told nothing else that matters
         boot.cancel()
 
     async def _obey(self) -> None:
         """Do what the master says until it says drain, or is gone."""
         while True:
-            match await self._commands.get():
+            packet = await self._commands.get()
+            match packet.message:
                 case channel.Attend() as attend:
-                    await self._attend(attend)
+                    await self._attend(attend, packet.fds)
                 case channel.Release(slot=slot):
                     self._release(slot)
                 case channel.Reopen():
@@ -176,9 +176,9 @@ class Life:
                     _logger.error("the master is gone: draining")
                     return
 
-    async def _attend(self, attend: channel.Attend) -> None:
+    async def _attend(self, attend: channel.Attend, fds: tuple[int, ...]) -> None:
         listening = self._listening.setdefault(attend.slot, [])
-        for (server, backlog), fd in zip(attend.sockets, self._fds.pop(attend.slot), strict=True):
+        for (server, backlog), fd in zip(attend.sockets, fds, strict=True):
             sock = socket.socket(fileno=fd)
             sock.setblocking(False)
             listening.append(await self._servers[server].listen(sock, backlog))
@@ -271,11 +271,10 @@ def main(birth: Birth) -> int:
     except (BrokenPipeError, ConnectionResetError, asyncio.CancelledError):
         return errors.EXIT_STOPPED  # the master went, or changed its mind, while this worker booted
     except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
-        what = explain(error, "the worker failed")
         if life.drained:
-            _logger.error("%s", what)  # noqa: TRY400, it holds the traceback; the master waits for no reason any more
+            _logger.error("%s", explain(error, "lifespan failed to close"))  # noqa: TRY400, it holds the traceback
         else:
-            birth.channel.refuse(what, errors.EXIT_INTERNAL)
+            birth.channel.refuse(explain(error, "the worker failed"), errors.EXIT_INTERNAL)
         return errors.EXIT_INTERNAL
     finally:
         birth.channel.leave_open()

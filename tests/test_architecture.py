@@ -19,6 +19,7 @@ FLOORS = (
         "context",
         "cpus",
         "errors",
+        "locks",
         "privileges",
         "scoreboard",
         "systemd",

@@ -545,7 +545,7 @@ class TestAccounts:
         monkeypatch.setattr(os, "getgroups", lambda: [54321])
         assert mistakes(f"{MINIMAL}user: root\ngroup: root\n") == [
             "hourd.yaml:2: user: 'root' is another user than hourd's own, nobody; only root may set one",
-            "hourd.yaml:3: group: 'root' is a group that hourd's own user is not in; only root may set one",
+            "hourd.yaml:3: group: 'root' is another group than hourd's own; only root may set one",
         ]
         assert load(f"{MINIMAL}user: nobody\n").settings.user == "nobody"
 

@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from hourd import log
 from hourd.settings import Log
 
@@ -15,7 +13,7 @@ SAY = """
 import logging, sys
 from hourd import log
 from hourd.settings import Log
-log.set_up(Log(format=sys.argv[1], level="info"), blocking=sys.argv[2] == "blocking")
+log.set_up(Log(format=sys.argv[1], level="info"))
 logging.getLogger("hourd").debug("hidden")
 logging.getLogger("hourd").info("worker %d", 1)
 try:
@@ -25,33 +23,28 @@ except ZeroDivisionError:
 """
 
 
-def said(form: str, how: str) -> list[str]:
-    result = subprocess.run(
-        [sys.executable, "-c", SAY, form, how], capture_output=True, text=True, check=True, timeout=60
-    )
+def said(form: str) -> list[str]:
+    result = subprocess.run([sys.executable, "-c", SAY, form], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout == ""
     return result.stderr.splitlines()
 
 
-@pytest.mark.parametrize("how", ["blocking", "non-blocking"])
-def test_text(how: str):
-    first, second, *traceback = said("text", how)
+def test_text():
+    first, second, *traceback = said("text")
     assert first.endswith("worker 1")
     assert " info    hourd[" in first
     assert " error   hourd[" in second
     assert traceback[-1] == "ZeroDivisionError: division by zero"
 
 
-@pytest.mark.parametrize("how", ["blocking", "non-blocking"])
-def test_json_is_one_object_a_line(how: str):
-    first, second = map(json.loads, said("json", how))
+def test_json_is_one_object_a_line():
+    first, second = map(json.loads, said("json"))
     assert (first["level"], first["message"], first["logger"]) == ("info", "worker 1", "hourd")
     assert second["traceback"].endswith("ZeroDivisionError: division by zero")
 
 
-@pytest.mark.parametrize("how", ["blocking", "non-blocking"])
-def test_the_journal_gets_a_priority_on_each_line(how: str):
-    lines = said("journal", how)
+def test_the_journal_gets_a_priority_on_each_line():
+    lines = said("journal")
     assert lines[0] == "<6>hourd: worker 1"
     assert all(line.startswith("<3>") for line in lines[1:])
     assert len(lines) > 3
@@ -62,7 +55,7 @@ def test_a_full_pipe_drops_lines_and_says_how_many():
 import logging, os, sys
 from hourd import log
 from hourd.settings import Log
-log.set_up(Log(), blocking=False)
+log.set_up(Log())
 for number in range(2000):
     logging.getLogger("hourd").info("%d %s", number, "x" * 200)
 os.write(1, b"done\\n")
@@ -108,7 +101,7 @@ def test_every_level_and_format_of_the_settings_is_known():
     try:
         for level in ("debug", "info", "warning", "error"):
             for form in ("text", "json", "journal"):
-                log.set_up(Log(level=level, format=form), blocking=True)  # type: ignore[arg-type]
+                log.set_up(Log(level=level, format=form))  # type: ignore[arg-type]
                 assert root.level == getattr(logging, level.upper())
     finally:
         root.handlers[:], root.level = before

@@ -840,7 +840,8 @@ def test_leaving_worker_that_boots_is_given_up() -> None:
         *RUNNING,
         (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
         (10.1, Born(4, 4004), []),
-        (10.2, Leaving(4), [Kill(4, "is no longer wanted"), Spawn(5, 1, "web", 1, 1)]),
+        (10.2, Leaving(4), [Kill(4, "is no longer wanted")]),
+        (10.4, Elapsed(), [Spawn(5, 1, "web", 1, 1)]),  # the second in a row waits
     )
 
 

@@ -25,17 +25,31 @@ def check_user(name: str) -> None:
 
 
 def check_group(name: str) -> None:
-    """Check that a group exists and that this process may take it on, or give a file to it.
+    """Check that a group exists and that this process may take it on.
 
     Raises:
         ValueError: it is not so; the text says why, without the name.
     """
+    gid = _gid(name)
+    if os.geteuid() != ROOT and gid != os.getegid():
+        raise ValueError("is another group than hourd's own; only root may set one")
+
+
+def check_file_group(name: str) -> None:
+    """Check that a group exists and that this process may give a file to it.
+
+    Raises:
+        ValueError: it is not so; the text says why, without the name.
+    """
+    if _gid(name) not in {os.getegid(), *os.getgroups()} and os.geteuid() != ROOT:
+        raise ValueError("is a group that hourd's own user is not in; only root may set one")
+
+
+def _gid(name: str) -> int:
     try:
-        gid = grp.getgrnam(name).gr_gid
+        return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError):
         raise ValueError("is no group of this system") from None
-    if os.geteuid() != ROOT and gid not in {os.getegid(), *os.getgroups()}:
-        raise ValueError("is a group that hourd's own user is not in; only root may set one")
 
 
 def _user(uid: int) -> str:

@@ -31,6 +31,7 @@ def rules(folder: str) -> Rules:
     """
     listeners = serving.Listeners()
     user, group = _checked(accounts.check_user), _checked(accounts.check_group)
+    file_group = _checked(accounts.check_file_group)
     paths = _Paths(folder)
     return Rules(
         fields={
@@ -45,7 +46,7 @@ def rules(folder: str) -> Rules:
             (Server, "kind"): serving.read_kind,
             (Server, "options"): serving.defer_options,
             (UnixSocket, "owner"): user,
-            (UnixSocket, "group"): group,
+            (UnixSocket, "group"): file_group,
         },
         structs={Pool: serving.check_pool, Server: serving.check_server, Restart: _check_restart},
         units={"address": listeners.add},
