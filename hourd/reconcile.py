@@ -215,7 +215,9 @@ def _spread(
 
     The load is what was chosen here, not what is attended now: choosing again has to give the same.
     """
-    able = [worker for worker in serving if pool.good(worker)] or serving
+    # Who is on the way out gets a slot last: with one it could not go, and its seat would seem to have two.
+    staying = [worker for worker in serving if worker.follows(pool.fallback)]
+    able = [worker for worker in serving if pool.good(worker)] or staying or serving
     load = Counter(worker.id for worker in chosen.values())
     levels: dict[int, dict[int, Worker]] = {}
     for worker in sorted(able, key=lambda worker: (worker.connections, worker.id)):

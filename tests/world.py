@@ -468,7 +468,7 @@ class World:
             self._law(due is None or due > self.now, due, "a deadline in the past")
         if self.stopping_since is not None and self.exit_code is None:
             grace = max((child.grace for child in self.children.values()), default=0.0)
-            self._law(self.now - self.stopping_since < grace + MARGIN, None, "does not end")
+            self._law(self.now - self.stopping_since < grace + 2 * MARGIN, None, "does not end")
 
     def check_settled(self) -> None:
         """See that everything is as the committed configuration wants it, and nothing else lives."""
