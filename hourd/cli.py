@@ -195,7 +195,7 @@ def _find(file: str | None) -> str:
 def status(*, path: str, json_: bool) -> None:
     """Show what runs."""
     answer = control.ask(path, control.Request("status"), timeout=10)
-    if not (answer.ok and isinstance(answer.status, dict)):
+    if not (answer.ok and isinstance(answer.status, dict) and "pools" in answer.status):
         raise errors.RefusedError(f"no status from {path}: {answer.error or 'it is no hourd'}")
     click.echo(json.dumps(answer.status) if json_ else table.render(answer.status))
 

@@ -10,6 +10,7 @@ not is killed here at the end of its grace.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import logging.config
@@ -83,6 +84,8 @@ class Mold:
         try:
             between = os.fork()
         except OSError as error:
+            for sock in (ours, theirs):
+                sock.close()
             raise errors.from_os(error, "fork a worker") from None
         if between == 0:
             ours.close()
@@ -101,10 +104,11 @@ class Mold:
     def _adopt(self, ours: socket.socket, between: int) -> None:
         """Take the worker's pidfd; once the one in between is gone, the worker is the master's."""
         with ours:
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+            said, fds, _, _ = socket.recv_fds(ours, 1, 1)
             os.waitpid(between, 0)
         if not fds:
-            raise errors.SystemRefusedError("cannot fork a worker: the system refused another process")
+            number = said[0] if said else errno.ECHILD
+            raise errors.from_os(OSError(number, os.strerror(number)), "fork a worker")
         for fd in [fd for fd in self._workers if _ended(fd)]:
             self._workers.remove(fd)
             os.close(fd)
@@ -227,8 +231,9 @@ def _fork_again(theirs: socket.socket) -> None:
     """Fork the worker, send its pidfd to the mold, and end. Returns in the worker only."""
     try:
         worker = os.fork()
-    except OSError:
-        os._exit(errors.EXIT_SYSTEM)  # no pidfd comes: the mold says why
+    except OSError as error:
+        theirs.send(bytes([error.errno or errno.EAGAIN]))  # in place of a pidfd
+        os._exit(errors.EXIT_SYSTEM)
     if worker == 0:
         return
     try:

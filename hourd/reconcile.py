@@ -125,8 +125,7 @@ def _keep_workers(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action
     if wanted is None:
         return
     seats = _seats(pool)
-    # Where some seat has two, a successor is on its way: one at a time.
-    one_comes = any(sum(worker.coming or worker.serving for worker in there) > 1 for there in seats.values())
+    one_comes = any(map(_successor_comes, seats.values()))  # one at a time
     for slot in range(wanted.workers):
         there = seats.get(slot, [])
         plan = _plan_for(pool, there, slot, wanted)
@@ -146,6 +145,12 @@ def _seats(pool: Pool) -> dict[int, list[Worker]]:
         if not worker.ending:
             seats.setdefault(worker.slot, []).append(worker)
     return seats
+
+
+def _successor_comes(there: list[Worker]) -> bool:
+    """Tell whether somebody is on the way to a seat that another has; two who are settled are not."""
+    alive = [worker for worker in there if worker.coming or worker.serving]
+    return len(alive) > 1 and any(worker.coming or worker.deadline is not None for worker in alive)
 
 
 def _plan_for(pool: Pool, there: list[Worker], slot: int, wanted: Plan) -> Plan | None:
