@@ -96,19 +96,12 @@ class Connections:
         )
 
 
-class StreamKind(Kind):
-    """A kind whose connections are served by one ``asyncio.Protocol`` each."""
+class TrackingKind(Kind):
+    """A kind that knows its connections."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._connections = Connections(self)
-
-    def protocol(self) -> asyncio.BaseProtocol:
-        """Return what serves a new connection."""
-        raise NotImplementedError
-
-    async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        return await create_server(self, self._tracked_protocol, sock, backlog)
 
     @property
     def connections(self) -> int:
@@ -120,6 +113,17 @@ class StreamKind(Kind):
 
     async def close(self) -> None:
         self._connections.abort()
+
+
+class StreamKind(TrackingKind):
+    """A kind whose connections are served by one ``asyncio.Protocol`` each."""
+
+    def protocol(self) -> asyncio.BaseProtocol:
+        """Return what serves a new connection."""
+        raise NotImplementedError
+
+    async def listen(self, sock: socket.socket, backlog: int) -> Listening:
+        return await create_server(self, self._tracked_protocol, sock, backlog)
 
     def _tracked_protocol(self) -> asyncio.BaseProtocol:
         try:

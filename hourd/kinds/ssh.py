@@ -14,22 +14,22 @@ from msgspec import Struct
 
 from .. import errors
 from ..context import give_worker
-from . import Context, Kind, Listening, blame, host_keys
-from .connections import Connection, Connections
+from . import Context, Listening, blame, host_keys
+from .connections import Connection, Connections, TrackingKind
 from .options import SshOptions
 
 _ENDS = (asyncssh.Error, OSError)
 """How connections end that no code of the user's has broken."""
 
 
-class Ssh(Kind):
+class Ssh(TrackingKind):
     """Serve an ``SSHServer`` (logins and sessions), an ``SSHServerSession``, or ``async def app(process)``."""
 
     Options: ClassVar[type[Struct]] = SshOptions
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._connections = _Connections(self)
+        self._connections: Connections = _Connections(self)
         self._server_factory: Callable[[], asyncssh.SSHServer] = asyncssh.SSHServer
         self._app: Callable[..., Any] = context.app
 
@@ -49,17 +49,6 @@ class Ssh(Kind):
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await blame.run(self, lambda: asyncssh.listen(sock=sock, backlog=backlog, options=self._options))
-
-    @property
-    def connections(self) -> int:
-        return len(self._connections)
-
-    @property
-    def accepted(self) -> int:  # type: ignore[override]
-        return self._connections.accepted
-
-    async def close(self) -> None:
-        self._connections.abort()
 
     def _find_application(self) -> Callable[..., Any] | None:
         """Find out which of asyncssh's callbacks the application is; returns it if it serves processes."""
