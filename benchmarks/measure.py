@@ -44,6 +44,8 @@ _DEPENDENCIES = {
 }  # fmt: skip
 """Of hourd itself: the module, and the package that has it."""
 _PATIENCE = 120.0
+_TAIL = 20_000
+"""Characters of a daemon's log that are shown when it fails."""
 _RESAMPLES = 10_000
 
 
@@ -164,14 +166,25 @@ class Daemon:
         """Of the master."""
         return self._process.pid
 
+    def ask(self, command: str) -> dict[str, Any]:
+        """Return the answer to a command of the control protocol; that of ``reload`` comes at its end."""
+        received = b""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            try:
+                sock.connect(str(self._control))
+                sock.sendall(json.dumps({"command": command}).encode() + b"\n")
+                while not received.endswith(b"\n"):
+                    if not self.wait_for(sock, _PATIENCE) or not (data := sock.recv(65536)):
+                        raise self._died(f"did not answer {command!r}")
+                    received += data
+            except OSError as error:
+                raise self._died(f"did not answer {command!r} ({error.strerror})") from None
+        answer: dict[str, Any] = json.loads(received)
+        return answer
+
     def status(self) -> dict[str, Any]:
         """Return what ``hourd status --json`` shows."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(_PATIENCE)
-            sock.connect(str(self._control))
-            sock.sendall(b'{"command": "status"}\n')
-            with sock.makefile("rb") as answers:
-                found: dict[str, Any] = json.loads(answers.readline())["status"]
+        found: dict[str, Any] = self.ask("status")["status"]
         return found
 
     def pool(self) -> dict[str, Any]:
@@ -197,10 +210,22 @@ class Daemon:
 
     def run_for(self, seconds: float) -> None:
         """Leave the daemon alone; it must not end meanwhile."""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if poll.poll(seconds * 1000):
+        if self.wait_for(self._pidfd, seconds):
             raise self._died()
+
+    def wait_for(self, what: socket.socket | int, seconds: float) -> bool:
+        """Wait until something can be read, and take the daemon's notifications: its queue holds only some."""
+        poll = select.poll()
+        poll.register(what, select.POLLIN)
+        poll.register(self._notifications, select.POLLIN)
+        end = clock() + seconds
+        while (left := end - clock()) > 0:
+            ready = [fd for fd, _ in poll.poll(left * 1000)]
+            if self._notifications.fileno() in ready:
+                self._notifications.recv(65536)
+            elif ready:
+                return True
+        return False
 
     def _wait_until_ready(self) -> None:
         poll = select.poll()
@@ -217,8 +242,8 @@ class Daemon:
                 raise self._died()
         raise CannotRunError(f"hourd was not ready within {_PATIENCE:g}s:\n{self._log.read_text()}")
 
-    def _died(self) -> CannotRunError:
-        return CannotRunError(f"hourd ended:\n{self._log.read_text()}")
+    def _died(self, how: str = "ended") -> CannotRunError:
+        return CannotRunError(f"hourd {how}:\n{self._log.read_text()[-_TAIL:]}")
 
 
 # --- /proc ----------------------------------------------------------------------------------------
@@ -228,6 +253,35 @@ def cpu_seconds(pid: int) -> float:
     """Read the CPU time of a process, its own only (utime and stime of stat, proc(5))."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def cpu_seconds_of_all(pids: Iterable[int]) -> float:
+    """Read the CPU time of processes and of all children that they have seen off."""
+    stats = [_read(f"/proc/{pid}/stat").rpartition(")")[2].split() for pid in pids]
+    return sum(sum(map(int, fields[11:15])) for fields in stats) / _TICK
+
+
+def busy_seconds() -> float:
+    """Read the CPU time that everything on this machine used (stat, proc(5))."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, _read("/proc/stat").split(None, 9)[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICK
+
+
+def descriptors(pid: int) -> int:
+    """Count the open descriptors of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def threads(pid: int) -> int:
+    """Count the threads of a process."""
+    return _field(f"/proc/{pid}/status", "Threads:")
+
+
+def tcp_counters(*names: str) -> dict[str, int]:
+    """Read counters of the kernel, which are everybody's on this machine (TcpExt of netstat, proc_pid_net(5))."""
+    head, values, *_ = (line.split() for line in _read("/proc/net/netstat").splitlines() if line.startswith("TcpExt:"))
+    found = dict(zip(head[1:], map(int, values[1:]), strict=True))
+    return {name: found[name] for name in names}
 
 
 def voluntary_switches(pid: int) -> int:
@@ -324,13 +378,30 @@ def print_spreads(samples: dict[str, Sequence[float]]) -> None:
     print_table(["", "min", "q1", "median", "q3", "max"], rows)
 
 
-def verdict(what: str, value: float, target: float, *, at_least: bool, sample: Sequence[float] = ()) -> bool:
-    """Print whether a target was met, and return it. The interval is that of the sample's median."""
+def verdict(
+    what: str,
+    value: float,
+    target: float,
+    *,
+    at_least: bool,
+    sample: Sequence[float] = (),
+    bounds: tuple[float, float] | None = None,
+) -> bool:
+    """Print whether a target was met, and return it.
+
+    Args:
+        what: was measured.
+        value: that was found.
+        target: for it.
+        at_least: whether more is better.
+        sample: whose median the value is; its interval is printed.
+        bounds: an interval of the value that is known already.
+    """
     met = value >= target if at_least else value <= target
-    low, high = interval(sample) if sample else (value, value)
-    trust = f" (95 % interval {low:.3f} to {high:.3f})" if sample else ""
+    low, high = bounds or (interval(sample) if sample else (value, value))
+    trust = f" (95 % interval {low:.3f} to {high:.3f})" if sample or bounds else ""
     bound = "at least" if at_least else "at most"
-    unsure = "; the interval holds the target: measure longer" if sample and low < target < high else ""
+    unsure = "; the interval holds the target: measure longer" if low < target < high else ""
     print(f"{what}: {value:.3f}{trust}, target {bound} {target:g}: {'met' if met else 'MISSED'}{unsure}")
     return met
 
@@ -360,4 +431,5 @@ def run(benchmark: Callable[[], bool]) -> int:
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
+    print("told to end (SIGTERM)", file=sys.stderr)
     sys.exit(CANNOT_RUN)

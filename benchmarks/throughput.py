@@ -1,8 +1,12 @@
 """Does supervision cost throughput? hourd with aiohttp against the same application forked by hand.
 
 By hand means what a careful engineer writes: a SO_REUSEPORT socket for each process, uvloop,
-``AppRunner`` and ``SockSite`` without an access log. Both run during the whole measurement; one idles
-while wrk drives the other on keep-alive connections, for many short rounds in alternating order.
+``AppRunner`` and ``SockSite`` without an access log. One idles while wrk drives the other on keep-alive
+connections, in short turns in alternating order.
+
+Each round starts both anew. Two processes of the very same program differ in speed by a few percent for
+as long as they live (where the kernel put their memory, how the kernel spread the connections), so that
+measuring one pair for long measures that luck.
 
 Where there are CPUs to spare, the servers share as many as they have workers, and wrk has the others.
 """
@@ -22,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, SO_REUSEADDR, SO_REUSEPORT, SOCK_STREAM, SOL_SOCKET, socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import measure
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
 TARGET = 0.97
+_TURNS = 3
+"""Of each contestant, in each round."""
 _BACKLOG = 2048
 _KEEPALIVE = 75.0
 _BY_HAND = "import sys, throughput; throughput.serve_by_hand(int(sys.argv[1]))"
@@ -150,7 +156,7 @@ def by_hourd(place: Path, workers: int) -> Iterator[Server]:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Turn:
     """What one run of wrk found."""
 
     rate: float
@@ -158,8 +164,12 @@ class Round:
     cpu: float
     """CPU microseconds of the workers for each request."""
 
+    @classmethod
+    def median(cls, turns: Sequence[Turn]) -> Self:
+        return cls(statistics.median(turn.rate for turn in turns), statistics.median(turn.cpu for turn in turns))
 
-def drive(server: Server, options: argparse.Namespace) -> Round:
+
+def drive(server: Server, options: argparse.Namespace) -> Turn:
     """Run wrk once against a server; every request must succeed."""
     connections = options.connections * len(server.workers)
     before = server.cpu_seconds()
@@ -171,7 +181,7 @@ def drive(server: Server, options: argparse.Namespace) -> Round:
     count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s*([\d.]+)", said)
     if not count or not rate or not int(count[1]) or "Socket errors" in said or "Non-2xx" in said:
         raise measure.CannotRunError(f"requests failed:\n{said}")
-    return Round(float(rate[1]), used / int(count[1]) * 1e6)
+    return Turn(float(rate[1]), used / int(count[1]) * 1e6)
 
 
 @contextlib.contextmanager
@@ -190,38 +200,39 @@ def compare(workers: int, options: argparse.Namespace) -> bool:
     """Measure with so many workers, report, and return whether the target was met."""
     every = os.sched_getaffinity(0)
     try:
-        with measure.folder() as place, contextlib.ExitStack() as stack:
-            with on_cpus(workers):
-                first = stack.enter_context(by_hand(workers) if options.null else by_hourd(place, workers))
-                second = stack.enter_context(by_hand(workers))
-            rounds = _alternate((first, second), options)
+        rounds = [_one_round(workers, order, options) for order in measure.interleaved(options.rounds)]
     finally:
         os.sched_setaffinity(0, every)
     return _report(workers, rounds)
 
 
-def _alternate(servers: tuple[Server, Server], options: argparse.Namespace) -> tuple[list[Round], list[Round]]:
-    for server in servers:
-        drive(server, options)  # the first round of each warms up
-    rounds: tuple[list[Round], list[Round]] = ([], [])
-    for order in measure.interleaved(options.rounds):
+def _one_round(workers: int, order: tuple[int, int], options: argparse.Namespace) -> tuple[Turn, Turn]:
+    """Start both, let them take turns, and return for each the median of its turns."""
+    turns: tuple[list[Turn], list[Turn]] = ([], [])
+    with measure.folder() as place, contextlib.ExitStack() as stack:
+        contestants = [lambda: by_hand(workers) if options.null else by_hourd(place, workers), lambda: by_hand(workers)]
+        with on_cpus(workers):
+            servers = {number: stack.enter_context(contestants[number]()) for number in order}
         for number in order:
-            rounds[number].append(drive(servers[number], options))
-    return rounds
+            drive(servers[number], options)  # warms up, and is not counted
+        for one, other in measure.interleaved(_TURNS):
+            for number in (order[one], order[other]):
+                turns[number].append(drive(servers[number], options))
+    ours, theirs = (Turn.median(each) for each in turns)
+    return ours, theirs
 
 
-def _report(workers: int, rounds: tuple[list[Round], list[Round]]) -> bool:
-    hourd, hand = rounds
-    ratios = [ours.rate / theirs.rate for ours, theirs in zip(hourd, hand, strict=True)]
+def _report(workers: int, rounds: list[tuple[Turn, Turn]]) -> bool:
+    ratios = [hourd.rate / hand.rate for hourd, hand in rounds]
     print(f"{workers} worker{'s' if workers > 1 else ''}")
     measure.print_spreads(
         {
-            "hourd, requests/s": [each.rate for each in hourd],
-            "by hand, requests/s": [each.rate for each in hand],
+            "hourd, requests/s": [hourd.rate for hourd, _ in rounds],
+            "by hand, requests/s": [hand.rate for _, hand in rounds],
             "ratio": ratios,
-            "hourd, CPU us/request": [each.cpu for each in hourd],
-            "by hand, CPU us/request": [each.cpu for each in hand],
-            "by hand/hourd, CPU": [theirs.cpu / ours.cpu for ours, theirs in zip(hourd, hand, strict=True)],
+            "hourd, CPU us/request": [hourd.cpu for hourd, _ in rounds],
+            "by hand, CPU us/request": [hand.cpu for _, hand in rounds],
+            "by hand/hourd, CPU": [hand.cpu / hourd.cpu for hourd, hand in rounds],
         }
     )
     met = measure.verdict("hourd / by hand", statistics.median(ratios), TARGET, at_least=True, sample=ratios)
@@ -233,8 +244,8 @@ def main() -> int:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=measure.within(1, 64), nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--rounds", type=measure.within(2, 200), default=20, help="pairs, default 20")
-    parser.add_argument("--seconds", type=measure.within(1, 60), default=2, help="of each half of a pair, default 2")
+    parser.add_argument("--rounds", type=measure.within(2, 200), default=20, help="fresh starts of both, default 20")
+    parser.add_argument("--seconds", type=measure.within(1, 60), default=1, help="of each turn, default 1")
     parser.add_argument("--connections", type=measure.within(1, 256), default=32, help="for each worker, default 32")
     parser.add_argument("--null", action="store_true", help="by hand against itself: what a ratio of 1 looks like here")
     options = parser.parse_args()

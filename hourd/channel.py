@@ -33,7 +33,7 @@ class Message(Struct, frozen=True, tag=True, array_like=True):
 
 
 class Begin(Message, frozen=True):
-    """Master to mold, with a memfd: what it is a mold of (``orders.Orders``)."""
+    """Master to mold, with a memfd and its scoreboard: what it is a mold of (``orders.Orders``)."""
 
 
 class Fork(Message, frozen=True):
@@ -66,6 +66,8 @@ class Release(Message, frozen=True):
     """Master to worker: accept no more on a slot's sockets."""
 
     slot: int
+    last: tuple[str, ...] = ()
+    """Servers that nobody attends there any more: what waits for them is accepted first."""
 
 
 class Drain(Message, frozen=True):

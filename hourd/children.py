@@ -35,6 +35,8 @@ class Child:
     """Why it is killed when the deadline has come."""
     lost: bool = False
     """Its channel ended: nothing can be asked of it any more, and it is about to end."""
+    dumped: bool = False
+    """It was told to show its stacks, and has until its deadline."""
     killed: bool = False
     """SIGKILL was sent; a dying worker that is not born yet has that before it."""
     failure: str = ""
@@ -69,7 +71,8 @@ class Worker(Child):
 
     slot: int
     mold: int
-    grace: float
+    plan: Plan
+    """What it was born for."""
     pid: int | None = None
     state: Literal["forking", "booting", "serving", "draining", "dying"] = "forking"
     leaving: bool = False
@@ -77,7 +80,18 @@ class Worker(Child):
     served_from: float | None = None
     attends: dict[int, bool] = field(default_factory=dict)
     """The slots it was told to attend, and whether it said that it does."""
+    looked: float = 0.0
+    """When it was sampled last."""
+    beat: float = 0.0
+    """When its loop turned last, as far as is known; counts once it serves."""
+    slow: bool = False
+    hung: bool = False
     connections: int = 0
+    busy: float = 0.0
+    waiting: int = 0
+    cut: int = 0
+    stamina: float = 1.0
+    """The share of each of the recycling limits that chance has left it."""
 
     def __str__(self) -> str:
         pid = f" pid={self.pid}" if self.pid else ""
@@ -92,6 +106,14 @@ class Worker(Child):
         return plan is not None and self.generation == plan.generation and self.slot < plan.workers and not self.leaving
 
     @property
+    def look_at(self) -> float:
+        """When to sample it again: as it would become slow; soon, once it is."""
+        plan = self.plan
+        if not self.slow:
+            return self.beat + plan.slow
+        return min(self.looked + plan.slow / 4, self.beat + plan.hung)
+
+    @property
     def coming(self) -> bool:
         return self.state in ("forking", "booting")
 
@@ -100,8 +122,10 @@ class Worker(Child):
         return self.state == "serving" and not self.lost
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int, *, oom: bool = False) -> str:
     """Say how a process ended: ``exited with code 1``, ``was killed by SIGKILL``."""
+    if oom:
+        return "was killed by the kernel's OOM killer: it or its cgroup had no memory left"
     if code >= 0:
         return f"exited with code {code}"
     try:

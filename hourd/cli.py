@@ -16,7 +16,7 @@ import click
 
 from . import __version__, config, control, daemon, errors, kinds, table
 from .config.overrides import Overrides
-from .settings import Settings
+from .settings import WORKERS_MAX, Settings
 
 _DEFAULT_FILE = "/etc/hourd.yaml"
 
@@ -49,7 +49,8 @@ def _open_standard_files() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            # Takes the lowest free number; molds and workers are to have it too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -208,6 +209,18 @@ def reload(*, path: str) -> None:
     if not answer.ok:
         raise errors.RefusedError(f"reload refused, the old generation serves on: {answer.error.strip()}")
     click.echo(f"reloaded to generation {answer.generation} in {answer.seconds:.2f}s")
+
+
+@main.command()
+@_talks
+@click.argument("pool")
+@click.argument("workers", type=click.IntRange(1, WORKERS_MAX))
+def scale(*, path: str, pool: str, workers: int) -> None:
+    """Change a pool's number of workers, until the next reload."""
+    answer = control.ask(path, control.Request("scale", pool=pool, workers=workers), timeout=10)
+    if not answer.ok:
+        raise errors.RefusedError(answer.error)
+    click.echo(f"pool {pool}: {workers} workers wanted")
 
 
 @main.command()

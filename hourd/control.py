@@ -32,8 +32,10 @@ _logger = logging.getLogger("hourd")
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator asks."""
 
-    command: Literal["status", "reload", "stop"]
+    command: Literal["status", "reload", "scale", "stop"]
     now: bool = False
+    pool: str = ""
+    workers: int = 0
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):

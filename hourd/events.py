@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .settings import Restart
+from .settings import Range, Recycle, Restart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,14 @@ class Plan:
     """Seconds for an import, and for a worker to become ready."""
     grace: float = 30.0
     """Seconds, the longest of its servers'."""
+    slow: float = 1.0
+    """Seconds without a beat until siblings attend a worker's slot too."""
+    hung: float = 30.0
+    """Seconds without a beat until a worker is killed."""
     restart: Restart = Restart()  # noqa: RUF009, frozen
+    recycle: Recycle = Recycle()  # noqa: RUF009, frozen
+    range: Range | None = None
+    """Between these numbers the load decides; ``workers`` is where it begins."""
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -69,7 +76,15 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class ScaleAsked:
-    """Somebody wants more or fewer workers in the first pool."""
+    """Somebody wants another number of workers."""
+
+    pool: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepAsked:
+    """SIGTTIN, SIGTTOU: one worker more or fewer in the first pool."""
 
     change: int
 
@@ -128,12 +143,31 @@ class Leaving:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """How many connections workers have open: a hint for choosing who adopts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a worker shows of itself; its own words, so hints only."""
 
-    connections: tuple[tuple[int, int], ...]
-    """Each worker with its number."""
+    worker: int
+    beat: float
+    """When its event loop turned last, by the clock of ``now``."""
+    connections: int = 0
+    accepted: int = 0
+    requests: int = 0
+    busy: float = 0.0
+    """The share of its time in which the loop worked, from 0 to 1."""
+    cut: int = 0
+    """Connections that were open after their grace."""
+    waiting: int = 0
+    """Connections in the queue of its slot, as the kernel says."""
+    memory: int = 0
+    """Private bytes, as the kernel says; 0 where nobody asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What all workers show of themselves at this moment."""
+
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +184,13 @@ class Exited:
     child: int
     code: int
     """The exit code, or minus the number of the signal that killed it."""
+    oom: bool = False
+    """The kernel killed it for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Elapsed:
-    """The time that was asked for came."""
+    """The time that was asked for came; what is sampled was sampled."""
 
 
 Event: TypeAlias = (
@@ -164,6 +200,7 @@ Event: TypeAlias = (
     | StopAsked
     | Interrupted
     | ScaleAsked
+    | StepAsked
     | MoldReady
     | MoldUnsafe
     | Failed
@@ -171,7 +208,7 @@ Event: TypeAlias = (
     | Ready
     | Attending
     | Leaving
-    | Loaded
+    | Sampled
     | Lost
     | Exited
     | Elapsed
@@ -240,6 +277,13 @@ class Dismiss:
 
 
 @dataclass(frozen=True, slots=True)
+class Dump:
+    """Let a child that is to be killed show where it is: the stacks of its threads."""
+
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """Send SIGKILL to a child that was born and not reaped."""
 
@@ -303,6 +347,7 @@ Action: TypeAlias = (
     | Release
     | Drain
     | Dismiss
+    | Dump
     | Kill
     | Commit
     | Abandon

@@ -23,7 +23,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from . import addresses, errors, unix
+from . import accept_queue, addresses, errors, unix
 from .addresses import Address
 from .settings import Pool, Server, Settings
 
@@ -38,15 +38,35 @@ class Bound:
     address: Address
     sockets: list[socket.socket]
     file: unix.File | None = None
+    given_up: set[int] = field(default_factory=set)
+    """Slots that nobody attends, and where nobody new may come."""
 
     @property
     def shared(self) -> bool:
         return self.address.family == "unix"
 
+    def overlaps(self, other: Address) -> bool:
+        """Tell whether the kernel refuses another address because of this one: 0.0.0.0:80 and 127.0.0.1:80."""
+        here = self.address
+        hosts = {here.host, other.host}
+        return (here.family, here.port) == (other.family, other.port) and bool(hosts & {"0.0.0.0", "::"})
+
+    def give_up(self, slot: int) -> None:
+        accept_queue.shut(self.sockets[slot])
+        self.given_up.add(slot)
+
+    def reopen(self, slot: int) -> None:
+        if slot in self.given_up:
+            accept_queue.open_again(self.sockets[slot])
+            self.given_up.remove(slot)
+
     def close(self) -> None:
+        """Let go of it. Nobody new may come; who waits is served by the workers that have the sockets too."""
         if self.file:
             self.file.unlink()
         for sock in self.sockets:
+            if not self.shared:
+                accept_queue.shut(sock)
             sock.close()
 
 
@@ -73,15 +93,18 @@ class Listeners:
         """
         new: dict[Key, Bound] = {}
         try:
-            for key, name, server, address in _places(settings):
-                if key not in self._bound and key not in new and (bound := _take(name, server, address)):
+            for key, name, server, address in places(settings):
+                if key in self._bound or key in new:
+                    continue
+                beside = any(bound.overlaps(address) for bound in self._bound.values())
+                if bound := _take(name, server, address, beside=beside):
                     new[key] = bound
         except errors.HourdError:
             for bound in new.values():
                 bound.close()
             raise
         self._bound.update(new)
-        for key, name, _, _ in _places(settings):
+        for key, name, _, _ in places(settings):
             if key in new:
                 _logger.info("server %s listens at %s", name, new[key].address)
         _warn_of_backlog(settings)
@@ -95,7 +118,7 @@ class Listeners:
             slot: its number.
             own: whether the worker has this seat; shared sockets come with it.
         """
-        for key, name, server, _ in _places(settings, pool):
+        for key, name, server, _ in places(settings, pool):
             bound = self._bound.get(key)
             if bound is None:
                 continue
@@ -104,23 +127,43 @@ class Listeners:
                     yield Lent(name, server.backlog, bound.sockets[0])
                 continue
             while len(bound.sockets) <= slot:
-                bound.sockets.append(_sibling(bound, server.backlog))
+                bound.sockets.append(_sibling(bound.address, server.backlog))
+            bound.reopen(slot)
             yield Lent(name, server.backlog, bound.sockets[slot])
+
+    def give_up(self, key: Key, slot: int | None) -> None:
+        """Let nobody new come to a socket that nobody attends; a shared one can only be closed."""
+        bound = self._bound.get(key)
+        if bound and slot is not None:
+            bound.give_up(slot)
+
+    def reopen(self, settings: Settings) -> None:
+        """Let everybody come to the addresses of a configuration: it is wanted after all."""
+        for key, *_ in places(settings):
+            if bound := self._bound.get(key):
+                for slot in tuple(bound.given_up):
+                    bound.reopen(slot)
+
+    def waiting(self, settings: Settings, pool: str, slot: int) -> int:
+        """Return how many connections wait in a slot's queues; a shared queue is nobody's."""
+        held = (self._bound.get(key) for key, *_ in places(settings, pool))
+        sockets = (bound.sockets[slot] for bound in held if bound and not bound.shared and slot < len(bound.sockets))
+        return sum(map(accept_queue.length, sockets))
 
     def slots(self, settings: Settings, pool: str) -> int:
         """Return how many slots the addresses of a pool have already."""
-        held = (self._bound.get(key) for key, *_ in _places(settings, pool))
+        held = (self._bound.get(key) for key, *_ in places(settings, pool))
         return max((len(bound.sockets) for bound in held if bound and not bound.shared), default=0)
 
     def keep(self, *wanted: Settings) -> None:
         """Close what none of these configurations has."""
-        keys = {key for settings in wanted for key, *_ in _places(settings)}
+        keys = {key for settings in wanted for key, *_ in places(settings)}
         for key in set(self._bound) - keys:
             self._bound.pop(key).close()
 
     def grant(self, settings: Settings) -> None:
         """Let the unix sockets have the mode and owner of a configuration."""
-        for key, name, server, address in _places(settings):
+        for key, name, server, address in places(settings):
             bound = self._bound.get(key)
             if bound and bound.file:
                 try:
@@ -134,13 +177,13 @@ class Listeners:
     def actual(self, settings: Settings, pool: str) -> dict[str, list[str]]:
         """Return, for each server, the addresses that it really has (port 0 has become one)."""
         result: dict[str, list[str]] = {name: [] for name in settings.pools[pool].servers}
-        for key, name, *_ in _places(settings, pool):
+        for key, name, *_ in places(settings, pool):
             if bound := self._bound.get(key):
                 result[name].append(str(bound.address))
         return result
 
 
-def _places(settings: Settings, only: str | None = None) -> Iterator[tuple[Key, str, Server, Address]]:
+def places(settings: Settings, only: str | None = None) -> Iterator[tuple[Key, str, Server, Address]]:
     """Yield each address with what it is known by, its server's name and settings."""
     for pool_name, pool in settings.pools.items():
         if only not in (None, pool_name):
@@ -157,12 +200,20 @@ def _addresses(pool: Pool) -> Iterator[tuple[str, Server, Address]]:
                 yield name, server, address
 
 
-def _take(name: str, server: Server, address: Address) -> Bound | None:
-    """Bind an address, or return nothing where a machine without IPv6 is asked for every interface."""
+def _take(name: str, server: Server, address: Address, *, beside: bool) -> Bound | None:
+    """Bind an address, or return nothing where a machine without IPv6 is asked for every interface.
+
+    Args:
+        name: of the server.
+        server: its settings.
+        address: one of its addresses.
+        beside: whether an address of ours is a part of it, or it of one of ours.
+    """
     try:
         if address.family == "unix":
             return _take_unix(server, address)
-        return _take_inet(server, address)
+        # Alone it would be refused, because of our own. Sharing it, only this user's processes can have it too.
+        return Bound(address, [_sibling(address, server.backlog)]) if beside else _take_inet(server, address)
     except OSError as error:
         no_ipv6 = address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
         if no_ipv6 and _is_half(server, address):
@@ -189,11 +240,11 @@ def _take_inet(server: Server, address: Address) -> Bound:
     return Bound(Address(address.family, address.host, port), [sock])
 
 
-def _sibling(bound: Bound, backlog: int) -> socket.socket:
-    sock = _socket(bound.address)
+def _sibling(address: Address, backlog: int) -> socket.socket:
+    sock = _socket(address)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((bound.address.host, bound.address.port))
+        sock.bind((address.host, address.port))
         sock.listen(backlog)
     except OSError:
         sock.close()

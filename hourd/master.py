@@ -11,16 +11,18 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from random import Random
 
-from . import channel, control, cpus, errors, events, log, orders
+from . import channel, control, errors, events, lending, memory, orders, postmortem
 from .clock import Clock
 from .events import Event
+from .generations import Generations
 from .listeners import Listeners
 from .processes import Child, Processes
 from .reporter import Reporter
-from .settings import Pool, Settings
+from .sampling import Sampler
+from .settings import Settings
 from .signals import SIGNALS, Signals
 from .status import report
 from .supervisor import Supervisor
@@ -43,16 +45,12 @@ class Master:
             settings: what to start with.
             read_again: returns the configuration as it is now, for a reload; raises ``HourdError``.
         """
-        self._settings = settings
-        self._read_again = read_again
-        self._generations: dict[int, Settings] = {}
-        self._obsolete: set[int] = set()
-        """Generations that are neither committed nor tried any more."""
         self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
         self._listeners = Listeners()
+        self._generations = Generations(settings, read_again, self._listeners)
         self._processes = Processes(self._watch, self._selector_forget)
         self._control: control.Control | None = None
         self._events: deque[Event] = deque()
@@ -60,6 +58,8 @@ class Master:
         self._exit_code: int | None = None
         self._started = time.time()
         self._clock = Clock()
+        self._sampler = Sampler(self._processes, self._listeners, self._clock)
+        self._oom_kills = memory.OomKills()
         self._reporter = Reporter(self._supervisor, self._hear, self._report)
 
     def listen(self, path: str) -> None:
@@ -75,10 +75,11 @@ class Master:
         """Supervise until everything has ended; returns the exit code."""
         self._hear(events.ReloadAsked())
         while self._exit_code is None:
-            deadline = self._supervisor.deadline(self._clock.now())
+            deadline = self._supervisor.deadline()
             for key, mask in self._wait(deadline):
                 key.data(mask)
             if deadline is not None and self._clock.now() >= deadline:
+                self._hear(self._sampler.look(self._generations.all))
                 self._hear(events.Elapsed())
         return self._exit_code
 
@@ -114,16 +115,8 @@ class Master:
         while self._events and self._exit_code is None:
             self._decide(self._events.popleft())
         self._hearing = False
-        self._forget_obsolete()
+        self._generations.forget(lambda: self._supervisor.generations_in_use)
         self._reporter.announce(self._clock.now())
-
-    def _forget_obsolete(self) -> None:
-        """Let go of configurations, and their sockets, once no worker of theirs serves any more."""
-        gone = self._obsolete - self._supervisor.generations_in_use if self._obsolete else set()
-        if gone:
-            self._obsolete -= gone
-            self._generations = {key: value for key, value in self._generations.items() if key not in gone}
-            self._listeners.keep(*self._generations.values())
 
     def _decide(self, event: Event) -> None:
         _logger.debug("%r", event)
@@ -146,6 +139,17 @@ class Master:
                     self._hear(SIGNALS[number])
 
     def _reap(self) -> None:
+        ended = list(self._reap_all())
+        if ended:
+            # What the dead have shown last counts, and who adopts their slots is to be who has least to do now.
+            self._hear(self._sampler.look(self._generations.all))
+        for child, code in ended:
+            self._processes.forget(child)
+            oom = code == -signal.SIGKILL and not child.killed and self._oom_kills.claim()
+            self._hear(events.Exited(child.id, code, oom))
+
+    def _reap_all(self) -> Iterator[tuple[Child, int]]:
+        """Yield our children that have ended, with how, after their last words."""
         while (pid := self._processes.peek()) is not None:
             if not self._processes.is_known(pid):
                 # A worker that ended soon after its birth: its first message is still unread.
@@ -153,10 +157,8 @@ class Master:
                     self._on_child(child)
             if reaped := self._processes.reap(pid):
                 child, code = reaped
-                self._on_child(child, _EVERYTHING)  # its last words come before its death
-                self._processes.forget(child)
-                self._hear(events.Loaded(self._processes.connections()))
-                self._hear(events.Exited(child.id, code))
+                self._on_child(child, _EVERYTHING)
+                yield child, code
 
     def _on_child(self, child: Child, limit: int = _MESSAGES_A_TURN) -> None:
         """Hear what a child has said; what is left makes the selector return at once."""
@@ -196,7 +198,7 @@ class Master:
             case events.Say(level=level, text=text):
                 _logger.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
             case events.Configure(generation=generation):
-                self._events.append(self._configure(generation))
+                self._events.append(self._generations.configure(generation))
             case events.StartMold():
                 self._start_mold(action)
             case events.Spawn():
@@ -204,17 +206,19 @@ class Master:
             case events.Attend(worker=worker, slot=slot):
                 self._attend(worker, slot)
             case events.Release(worker=worker, slot=slot):
-                self._tell(worker, channel.Release(slot))
+                self._release(worker, slot)
             case events.Drain(worker=worker):
                 self._tell(worker, channel.Drain())
             case events.Dismiss(mold=mold):
                 self._tell(mold, channel.Quit())
-            case events.Kill(child=child):
-                self._processes.kill(child)
+            case events.Dump(child=number):
+                self._processes.dump(number)
+            case events.Kill(child=number):
+                self._kill(number)
             case events.Commit(generation=generation):
-                self._commit(generation)
+                self._generations.commit(generation)
             case events.Abandon(generation=generation):
-                self._obsolete.add(generation)
+                self._generations.abandon(generation)
             case events.Conclude():
                 self._reporter.conclude(action)
             case events.Notify(what=what):
@@ -225,29 +229,11 @@ class Master:
             case events.Exit(exit_code=code):
                 self._exit_code = code
 
-    def _configure(self, generation: int) -> Event:
-        """Read the configuration and take its addresses; all or nothing."""
-        try:
-            settings = self._read_again() if self._generations else self._settings
-            self._listeners.prepare(settings)
-        except errors.HourdError as error:
-            return events.Misconfigured(generation, str(error), error.exit_code)
-        self._generations[generation] = settings
-        plans = tuple(self._plan(settings, name, generation) for name in settings.pools)
-        return events.Configured(generation, plans)
-
-    def _plan(self, settings: Settings, name: str, generation: int) -> events.Plan:
-        pool: Pool = settings.pools[name]
-        return events.Plan(
-            pool=name,
-            generation=generation,
-            workers=cpus.available() if pool.workers == "auto" else pool.workers,
-            slots=self._listeners.slots(settings, name),
-            preload=pool.preload,
-            boot=pool.timeouts.boot,
-            grace=max(server.grace for server in pool.servers.values()),
-            restart=pool.restart,
-        )
+    def _kill(self, number: int) -> None:
+        child = self._processes.get(number)
+        if child and child.dumped:
+            _logger.error("%s: %s", self._processes.name(child), postmortem.describe(child, time.monotonic()))
+        self._processes.kill(number)
 
     def _start_mold(self, action: events.StartMold) -> None:
         settings = self._generations[action.generation]
@@ -275,33 +261,28 @@ class Master:
         child = self._processes.get(worker)
         if child is None:
             return  # its end is among the events that wait
-        settings = self._generations[child.generation]
         try:
-            lent = list(self._listeners.lend(settings, child.pool, slot, own=slot == child.slot))
+            message, fds = lending.attend(self._listeners, self._generations.all, child, slot)
         except OSError as error:
             self._refused_by_system(error, f"bind slot {slot} for {self._processes.name(child)}")
             self._lose(child)
             return
-        message = channel.Attend(slot, [(each.server, each.backlog) for each in lent])
-        self._tell(worker, message, tuple(each.socket.fileno() for each in lent))
+        self._tell(worker, message, fds)
+
+    def _release(self, worker: int, slot: int) -> None:
+        if child := self._processes.get(worker):
+            others = [other for pool in self._supervisor.pools.values() for other in pool.serving]
+            self._tell(worker, lending.release(self._listeners, self._generations.all, child, slot, others))
 
     def _refused_by_system(self, error: OSError, doing: str) -> None:
         _logger.error("%s", errors.from_os(error, doing))
-
-    def _commit(self, generation: int) -> None:
-        settings = self._generations[generation]
-        self._obsolete = set(self._generations) - {generation}
-        self._listeners.grant(settings)
-        if settings.log != self._settings.log:
-            log.set_up(settings.log)
-        self._settings = settings
 
     def _report(self) -> dict[str, object]:
         return report(
             self._supervisor,
             self._processes,
             self._listeners,
-            self._settings,
+            self._generations.committed,
             started=self._started,
             last_reload=self._reporter.last_reload,
             now=self._clock.now(),

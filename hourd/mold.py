@@ -24,7 +24,7 @@ import time
 
 from setproctitle import setproctitle
 
-from . import channel, errors, log, orders, privileges, worker
+from . import channel, errors, log, orders, privileges, stacks, worker
 from .application import Application, explain, load
 from .worker import Birth
 
@@ -38,10 +38,11 @@ _logger = logging.getLogger("hourd.mold")
 class Mold:
     """The template of a pool's workers in one generation."""
 
-    def __init__(self, end: channel.ChildEnd, mine: orders.Orders) -> None:
+    def __init__(self, end: channel.ChildEnd, mine: orders.Orders, board_fd: int) -> None:
         self._channel = end
         self._orders = mine
         self._application: Application | None = None
+        self._board_fd = board_fd
         self._workers: list[int] = []
         """A pidfd for each worker that may be alive."""
 
@@ -90,6 +91,7 @@ class Mold:
         if between == 0:
             ours.close()
             _fork_again(theirs)
+            stacks.show_on_signal(board_fd)
             self._forget_mold()
             _wait_until_adopted(theirs)
             end = channel.ChildEnd(socket.socket(fileno=channel_fd))
@@ -117,7 +119,7 @@ class Mold:
     def _forget_mold(self) -> None:
         """Close, in a worker, what belongs to the mold."""
         self._channel.close()
-        for fd in self._workers:
+        for fd in (self._board_fd, *self._workers):
             os.close(fd)
         self._workers.clear()
 
@@ -180,15 +182,17 @@ def _begin(end: channel.ChildEnd) -> Mold | None:
     packet = end.receive()
     if packet is None:
         return None
-    mine = orders.read(*packet.fds)
+    mine = orders.read(packet.fds[0])
     if mine.protocol != channel.PROTOCOL:
         raise errors.BootError("the installed hourd is not the one that runs: restart it")
+    board_fd = packet.fds[1]
+    stacks.show_on_signal(board_fd)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         # Handled, not ignored: what is ignored stays ignored in programs that user code executes.
         signal.signal(number, _ignore)
     setproctitle(f"hourd: mold {mine.title}")
     _settle_in(mine)
-    mold = Mold(end, mine)
+    mold = Mold(end, mine, board_fd)
     if mine.preload:
         gc.disable()
         mold.import_application()

@@ -19,9 +19,10 @@ from random import Random
 
 from .children import Mold, Worker, describe_exit
 from .errors import EXIT_BOOT
-from .events import Plan, Say
+from .events import Exited, Plan, Say
 from .restarts import Backoff, Failures
-from .settings import Restart
+from .scaling import Load
+from .settings import WORKERS_MAX, Restart
 
 _TRIAL_KILLS = 3
 """So many children of a trial may be killed from outside before the trial itself is blamed."""
@@ -45,8 +46,11 @@ class Pool:
         self.slots = 0
         """Seats that have sockets. They only grow: closing one would reset its queue."""
         self.restarts = 0
+        self.cut = 0
+        """Connections that workers which are gone have cut at the end of their grace."""
         self.backoffs: dict[int, Backoff] = {}
         self.mold_backoff = Backoff()
+        self.load = Load()
         self.news: list[Say] = []
         self._random = random
         self._kills = 0
@@ -57,6 +61,9 @@ class Pool:
     def begin(self, plan: Plan) -> None:
         """Try a plan; an earlier trial is forgotten."""
         self.drop_trial()
+        if plan.range and self.stable:
+            # The load has not changed because the code has.
+            plan = replace(plan, workers=_within(plan, self.stable.workers))
         self.trial = plan
 
     def roll(self) -> None:
@@ -83,11 +90,12 @@ class Pool:
         self.stable = None
         self.drop_trial()
 
-    def scale(self, change: int) -> None:
+    def scale(self, workers: int) -> None:
+        """Want another number of workers; it is kept within what the configuration allows."""
         if self.stable:
-            self.stable = replace(self.stable, workers=max(1, self.stable.workers + change))
+            self.stable = replace(self.stable, workers=_within(self.stable, workers))
         if self.trial:
-            self.trial = replace(self.trial, workers=max(1, self.trial.workers + change))
+            self.trial = replace(self.trial, workers=_within(self.trial, workers))
         self._add_slots()
 
     def _add_slots(self) -> None:
@@ -106,6 +114,11 @@ class Pool:
         """How many workers the newest plan has."""
         plan = self.trial or self.stable
         return plan.workers if plan else 0
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """How many workers the newest plan may have."""
+        return _limits(self.trial or self.stable)
 
     @property
     def fallback(self) -> Plan | None:
@@ -169,6 +182,7 @@ class Pool:
     def deadline(self, now: float) -> float | None:
         """Return when time alone will change something."""
         times = [child.deadline for child in self.children]
+        times += [worker.look_at for worker in self.serving]
         times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
         times.append(self._degraded_until)
         return min((at for at in times if at is not None and at > now), default=None)
@@ -184,7 +198,7 @@ class Pool:
     def mold_ready(self, mold: Mold, now: float) -> None:
         if mold.state == "loading" and not mold.lost:
             mold.state, mold.deadline = "ready", None
-            self._say("info", f"{mold} ready in {now - mold.since:.2f}s")
+            self.say("info", f"{mold} ready in {now - mold.since:.2f}s")
 
     def mold_unsafe(self, mold: Mold, reason: str) -> None:
         """Its generation goes on with a mold that does not import the application."""
@@ -192,7 +206,7 @@ class Pool:
             self.stable = replace(self.stable, preload=False)
         if self.trial and self.trial.generation == mold.generation:
             self.trial = replace(self.trial, preload=False)
-        self._say("warning", f"{mold} cannot be forked safely: importing the application left {reason}; "
+        self.say("warning", f"{mold} cannot be forked safely: importing the application left {reason}; "
                   "going on as with preload: false")  # fmt: skip
 
     def born(self, worker: Worker, pid: int) -> None:
@@ -204,6 +218,7 @@ class Pool:
     def ready(self, worker: Worker, now: float) -> None:
         if worker.state == "booting":
             worker.state, worker.served_from = "serving", now
+            worker.looked = worker.beat = now
 
     def attending(self, worker: Worker, slot: int, now: float) -> None:
         if not worker.serving or slot not in worker.attends:
@@ -212,7 +227,7 @@ class Pool:
         worker.attends[slot] = True
         if first:
             worker.deadline = None
-            self._say("info", f"{worker} ready in {now - worker.since:.2f}s")
+            self.say("info", f"{worker} ready in {now - worker.since:.2f}s")
         if self.rolling and self.trial and worker.generation == self.trial.generation:
             self.proven = True
 
@@ -235,17 +250,19 @@ class Pool:
         elif child.deadline is None or child.deadline > now + _ENDING:
             child.deadline, child.overdue = now + _ENDING, "closed its channel and did not end"
 
-    def exited(self, child: Mold | Worker, code: int, now: float) -> None:
+    def exited(self, child: Mold | Worker, how: Exited, now: float) -> None:
+        description = describe_exit(how.code, oom=how.oom)
         if isinstance(child, Worker):
-            self._forget_worker(child, describe_exit(code), now, code)
+            self._forget_worker(child, description, now, how.code)
         else:
-            self._forget_mold(child, code, now)
+            self._forget_mold(child, description, now, how.code)
 
     def _forget_worker(self, worker: Worker, how: str, now: float, code: int = -1) -> None:
         del self.workers[worker.id]
+        self.cut += worker.cut
         if worker.ending:
             clean = code == 0 or worker.state == "dying"
-            self._say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
+            self.say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
             return
         self._blame_trial(worker, refused=worker.served_from is None and code >= 0, how=how)
         served = now - worker.served_from if worker.served_from is not None else 0.0
@@ -257,26 +274,26 @@ class Pool:
             after = f" after serving for {served:.1f}s"
         self._report(worker, how + after, delay)
 
-    def _forget_mold(self, mold: Mold, code: int, now: float) -> None:
+    def _forget_mold(self, mold: Mold, how: str, now: float, code: int) -> None:
         del self.molds[mold.id]
         if mold.ending:
             return
-        self._blame_trial(mold, refused=mold.state == "loading" and code >= 0, how=describe_exit(code))
+        self._blame_trial(mold, refused=mold.state == "loading" and code >= 0, how=how)
         delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
         self._failures.add(now)
         serve_on = ", its workers serve on" if self.serving else ""
-        self._report(mold, describe_exit(code) + serve_on, delay)
+        self._report(mold, how + serve_on, delay)
 
     def _report(self, child: Mold | Worker, how: str, delay: float) -> None:
         """Log a death. One that ends a start or a reload is explained there, once and with its reason."""
         if self.closing or self.trial_failure:
-            self._say("info", f"{child} {how}")
+            self.say("info", f"{child} {how}")
             return
         again = f"next attempt in {delay:.1f}s" if delay else "starting another at once"
         why = f": {child.failure.strip()}" if child.failure else ""
         # Who was never born has done nothing wrong: its mold has ended, or has said what is.
         unborn = isinstance(child, Worker) and child.pid is None and not child.failure
-        self._say("info" if unborn else "error", f"{child} {how}; {again}{why}")
+        self.say("info" if unborn else "error", f"{child} {how}; {again}{why}")
 
     def _blame_trial(self, child: Mold | Worker, *, refused: bool, how: str) -> None:
         """Tell a trial that cannot be from one that is being shot at.
@@ -292,5 +309,19 @@ class Pool:
                 return
         self.trial_failure = (child.failure or f"{child} {how}", child.exit_code or EXIT_BOOT)
 
-    def _say(self, level: str, text: str) -> None:
+    def chance(self, low: float, high: float) -> float:
+        """Return a number between two."""
+        return self._random.uniform(low, high)
+
+    def say(self, level: str, text: str) -> None:
+        """Have a line logged with the next actions."""
         self.news.append(Say(level, text))  # type: ignore[arg-type]
+
+
+def _within(plan: Plan, workers: int) -> int:
+    least, most = _limits(plan)
+    return min(max(workers, least), most)
+
+
+def _limits(plan: Plan | None) -> tuple[int, int]:
+    return (plan.range.min, plan.range.max) if plan and plan.range else (1, WORKERS_MAX)

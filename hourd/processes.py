@@ -10,10 +10,11 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import channel, orders, scoreboard
+from . import channel, orders, scoreboard, stacks
 
 _logger = logging.getLogger("hourd")
 _PROGRAM = "import sys; from hourd.mold import main; sys.exit(main())"
@@ -34,6 +35,10 @@ class Child:
     slot: int
     generation: int
     pid: int | None = None
+    since: float = field(default_factory=time.monotonic)
+    dumped: bool = False
+    """It was told to show its stacks."""
+    killed: bool = False
     board: scoreboard.Board | None = None
     last: scoreboard.Record = field(default_factory=scoreboard.Record)
 
@@ -65,19 +70,21 @@ class Processes:
         Raises:
             OSError: the system refused.
         """
-        fd = orders.write(what)
+        fds = [orders.write(what), scoreboard.create()]
         end, theirs = channel.pair()
         try:
             with theirs:
                 pid = _execute(theirs.fileno(), {**os.environ, **environment})
         except OSError:
-            os.close(fd)
+            for fd in fds:
+                os.close(fd)
             end.close()
             raise
         child = Child(number, end, is_mold=True, pool=what.pool, slot=-1, generation=what.generation, pid=pid)
+        child.board = scoreboard.Board(os.dup(fds[1]), writable=False)
         self._add(child)
         self._by_pid[pid] = child
-        self._send_and_close(child, channel.Begin(), [fd])
+        self._send_and_close(child, channel.Begin(), fds)
         self._entrust(child)
 
     def _entrust(self, mold: Child) -> None:
@@ -145,9 +152,20 @@ class Processes:
         return True
 
     def kill(self, number: int) -> None:
+        if child := self._signal(number, signal.SIGKILL):
+            child.killed = True
+
+    def dump(self, number: int) -> None:
+        """Let a child write the stacks of its threads to its scoreboard."""
+        if child := self._signal(number, stacks.SIGNAL):
+            child.dumped = True
+
+    def _signal(self, number: int, which: int) -> Child | None:
         child = self._children.get(number)
-        if child and child.pid in self._by_pid:
-            os.kill(child.pid, signal.SIGKILL)
+        if child is None or child.pid not in self._by_pid:
+            return None
+        os.kill(child.pid, which)
+        return child
 
     def close_channel(self, child: Child) -> None:
         if child.end:
@@ -183,10 +201,6 @@ class Processes:
 
     def unborn(self) -> Iterator[Child]:
         return (child for child in self.all() if child.pid is None)
-
-    def connections(self) -> tuple[tuple[int, int], ...]:
-        """Return each worker with the number of its open connections."""
-        return tuple((child.id, child.read_board().connections) for child in self.all() if child.board)
 
     def name(self, child: Child) -> str:
         what = "mold" if child.is_mold else "worker"

@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .children import Mold, Worker
-from .events import Action, Attend, Dismiss, Drain, Kill, Plan, Release, Say, Spawn, StartMold
+from .events import Action, Attend, Dismiss, Drain, Dump, Kill, Plan, Release, Say, Spawn, StartMold
 from .pool import Pool
 
 _DRAINING_GENERATIONS = 6
 """So many may drain side by side: clients that never leave must not pile up workers without bound."""
+_LAST_WORDS = 0.5
+"""Seconds that a child has to show its stacks before it is killed for what it does not do."""
 _HELPED_AFTER = 5.0
 """Seconds beyond what a child was given to end, after which it is killed."""
 
@@ -51,20 +53,29 @@ def kill_all(pool: Pool, reason: str) -> Iterator[Action]:
 def _kill_overdue(pool: Pool, now: float) -> Iterator[Action]:
     for child in pool.children:
         if child.deadline is not None and child.deadline <= now:
-            yield from _fail(child, child.overdue)
             child.deadline = None
+            yield from _fail(child, child.overdue, now)
             if isinstance(child, Worker) and child.pid is None and child.mold in pool.molds:
                 # Once its mold is gone, the request in its queue is gone too.
-                yield from _fail(pool.molds[child.mold], "does not fork")
-        elif child.state == "dying":
+                yield from _fail(pool.molds[child.mold], "does not fork", now)
+        elif child.state == "dying" and not (child.dumped and child.deadline):
             yield from _kill(child, child.overdue)
 
 
-def _fail(child: Mold | Worker, reason: str) -> Iterator[Action]:
-    """Kill a child for what it does not do; when it was to end anyway, that is no failure of it."""
+def _fail(child: Mold | Worker, reason: str, now: float) -> Iterator[Action]:
+    """Kill a child for what it does not do, once it had the time to show where it is.
+
+    When it was to end anyway, that is no failure of it.
+    """
     if not child.ending:
         child.failure = child.failure or f"{child} {reason}"
-    yield from _kill(child, reason)
+    unborn = isinstance(child, Worker) and child.pid is None
+    if child.dumped or child.killed or child.lost or unborn:
+        yield from _kill(child, reason)
+    else:
+        child.dumped = True
+        child.state, child.overdue, child.deadline = "dying", reason, now + _LAST_WORDS
+        yield Dump(child.id)
 
 
 def _kill(child: Mold | Worker, reason: str) -> Iterator[Action]:
@@ -177,7 +188,8 @@ def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: floa
         since=now,
         deadline=now + plan.boot,
         overdue=f"was not ready within {plan.boot:g}s (timeouts.boot)",
-        grace=plan.grace,
+        plan=plan,
+        stamina=pool.chance(1 - plan.recycle.jitter, 1),
     )
     return Spawn(number, mold.id, pool.name, slot, plan.generation)
 
@@ -195,22 +207,30 @@ def _keep_slots(pool: Pool) -> Iterator[Action]:
             yield Attend(best.id, slot)
         elif best.attends[slot]:
             for worker in holders[slot]:
-                if worker is not best:
+                if worker is not best and not _stays(pool, worker, slot, best):
                     yield _release(worker, slot)
+
+
+def _stays(pool: Pool, worker: Worker, slot: int, best: Worker) -> bool:
+    """Tell whether a worker keeps its own slot beside a sibling: while it is slow, and has no successor."""
+    wanted = pool.wanted is not None and slot < pool.wanted.workers
+    return worker.slow and worker.slot == slot and best.slot != slot and wanted
 
 
 def _attendants(pool: Pool, serving: list[Worker], holders: dict[int, list[Worker]]) -> dict[int, Worker]:
     """Choose who is to attend each slot: its own worker, or, where it has none, a sibling.
 
-    The own worker stays even when it is unwanted, until its successor can serve.
+    The own worker stays even when it is unwanted, until its successor can serve. Who is slow is chosen
+    only where everybody is.
     """
+    able = [worker for worker in serving if not worker.slow] or serving
     seats = range(pool.wanted.workers if pool.wanted else 0)
     chosen: dict[int, Worker] = {}
-    for worker in sorted(serving, key=lambda worker: (pool.good(worker), worker.id)):
+    for worker in sorted(able, key=lambda worker: (pool.good(worker), worker.id)):
         if worker.slot in seats:
             chosen[worker.slot] = worker
-    gaps = [slot for slot in range(pool.slots) if slot not in chosen] if serving else []
-    return chosen | (_spread(pool, serving, holders, gaps, chosen) if gaps else {})
+    gaps = [slot for slot in range(pool.slots) if slot not in chosen] if able else []
+    return chosen | (_spread(pool, able, holders, gaps, chosen) if gaps else {})
 
 
 def _spread(
@@ -253,8 +273,8 @@ def _retire(pool: Pool, now: float) -> Iterator[Action]:
         if worker.attends or pool.good(worker):
             continue
         worker.state = "draining"
-        worker.deadline = now + worker.grace + _HELPED_AFTER
-        worker.overdue = f"did not end within its grace of {worker.grace:g}s"
+        worker.deadline = now + worker.plan.grace + _HELPED_AFTER
+        worker.overdue = f"did not end within its grace of {worker.plan.grace:g}s"
         yield Drain(worker.id)
 
 

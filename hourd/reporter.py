@@ -42,6 +42,12 @@ class Reporter:
         match request.command:
             case "status":
                 client.answer(control.Answer(ok=True, status=self._report()))
+            case "scale":
+                refused = self._refuse_scale(request)
+                client.answer(control.Answer(ok=not refused, error=refused))
+                if not refused:
+                    _logger.info("scale asked: pool %s to %d workers", request.pool, request.workers)
+                    self._hear(events.ScaleAsked(request.pool, request.workers))
             case "stop":
                 _logger.info("stop asked%s", " at once" if request.now else "")
                 client.answer(control.Answer(ok=True))
@@ -52,6 +58,18 @@ class Reporter:
                 _logger.info("reload asked")
                 self._waiting.append((self._supervisor.attempts + 1, client))
                 self._hear(events.ReloadAsked())
+
+    def _refuse_scale(self, request: control.Request) -> str:
+        """Return why a pool cannot have a number of workers, or nothing."""
+        pools = {name: pool for name, pool in self._supervisor.pools.items() if not pool.closing}
+        if self._supervisor.stopping:
+            return "hourd is stopping"
+        if request.pool not in pools:
+            return f"there is no pool {request.pool}; there is {', '.join(pools)}"
+        least, most = pools[request.pool].limits
+        if not least <= request.workers <= most:
+            return f"pool {request.pool} can have {least} to {most} workers"
+        return ""
 
     def conclude(self, result: events.Conclude) -> None:
         """Tell all who wait how a reload ended."""

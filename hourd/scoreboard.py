@@ -1,20 +1,25 @@
-"""What a worker tells of itself without being asked: one shared memory page for each worker.
+"""What a child tells of itself without being asked: some shared memory for each.
 
-The worker's event loop writes, the master and ``hourd status`` read. A page belongs to one worker
-only, so that a compromised one lies about nobody else; it is sealed against shrinking, so that
-reading it cannot fault (memfd_create(2)). Values may be torn or false: they are hints.
+    page 0    the record: a worker's event loop writes it, the master reads
+    pages 1.. the stacks of its threads, if it was told to show them (``stacks.py``)
+
+The memory belongs to one child only, so that a compromised one lies about nobody else. It is sealed, so that
+reading it cannot fault and it cannot grow (memfd_create(2)). Values may be torn or false: they are hints.
 """
 
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import struct
 from typing import NamedTuple
 
-_SIZE = mmap.PAGESIZE
-_LAYOUT = struct.Struct("=ddQQQQ")
+STACKS = mmap.PAGESIZE
+"""Where the stacks begin."""
+_SIZE = STACKS + 64 * 1024
+_LAYOUT = struct.Struct("=dddQQQQQ")
 
 
 class Record(NamedTuple):
@@ -24,14 +29,18 @@ class Record(NamedTuple):
     """Monotonic seconds; 0 before the first beat."""
     lag: float = 0.0
     """Seconds by which the loop was late for the beat."""
+    busy: float = 0.0
+    """The share of the time since the beat before in which the loop worked, from 0 to 1."""
     connections: int = 0
     accepted: int = 0
     requests: int = 0
     errors: int = 0
+    cut: int = 0
+    """Connections that were open after their grace."""
 
 
 def create() -> int:
-    """Return the descriptor of a new page."""
+    """Return the descriptor of new memory."""
     fd = os.memfd_create("hourd-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, _SIZE)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
@@ -39,7 +48,7 @@ def create() -> int:
 
 
 class Board:
-    """A page, mapped; takes the descriptor and closes it."""
+    """The memory, mapped; takes the descriptor and closes it."""
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
@@ -50,7 +59,18 @@ class Board:
         _LAYOUT.pack_into(self._memory, 0, *record)
 
     def read(self) -> Record:
-        return Record._make(_LAYOUT.unpack_from(self._memory, 0))
+        """Return the record. Who wrote it may lie, but not upset arithmetics."""
+        record = Record._make(_LAYOUT.unpack_from(self._memory, 0))
+        return record._replace(beat=_sane(record.beat), lag=_sane(record.lag), busy=min(1.0, _sane(record.busy)))
+
+    def stacks(self) -> str:
+        """Return what the child has written there, as text that is safe in a log."""
+        text = self._memory[STACKS:].rstrip(b"\0").decode(errors="replace")
+        return "".join(each for each in text if each.isprintable() or each == "\n").strip()
 
     def close(self) -> None:
         self._memory.close()
+
+
+def _sane(value: float) -> float:
+    return value if math.isfinite(value) and value >= 0 else 0.0

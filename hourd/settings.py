@@ -5,8 +5,8 @@ to molds and workers, so a field may be added and must not change its meaning.
 
 Markers that ``config.py`` reads from ``Meta.extra``:
 
-``unit``    how the value is written (``duration``, ``size``) or which form it has (``address``,
-            ``reference``, ``mode``)
+``unit``    how the value is written (``duration``, ``size``, ``share``) or which form it has
+            (``address``, ``reference``, ``mode``)
 ``later``   part of the contract, not implemented in this version: refused by name
 ``hidden``  set by hourd, not by users
 """
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from .units import Duration
+from .units import Duration, Share, Size
 
 Address = Annotated[
     str,
@@ -33,6 +33,9 @@ Reference = Annotated[str, Meta(extra={"unit": "reference"}, examples=["hello.we
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that is safe in titles, logs, metrics and file names."""
+
+WORKERS_MAX = 1024
+"""Of one pool."""
 
 Later = Annotated[Any, Meta(extra={"later": True})]
 Hidden = Annotated[str, Meta(extra={"hidden": True})]
@@ -65,8 +68,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     """How long a worker may take."""
 
     boot: Annotated[Duration, Meta(description="to import the application, and to become ready")] = 60.0
-    slow: Later = None
-    hung: Later = None
+    slow: Annotated[Duration, Meta(description="without a sign of life, until siblings attend its slot too")] = 1.0
+    hung: Annotated[Duration, Meta(description="without a sign of life, until it is killed and replaced")] = 30.0
 
 
 class GivingUp(Struct, frozen=True, kw_only=True):
@@ -84,12 +87,31 @@ class Restart(Struct, frozen=True, kw_only=True):
     giving_up: GivingUp = GivingUp()
 
 
+class Recycle(Struct, frozen=True, kw_only=True):
+    """When a worker has served its time and is replaced, its successor first."""
+
+    requests: Annotated[int, Meta(ge=1)] | None = None
+    connections: Annotated[int, Meta(ge=1, description="accepted ones")] | None = None
+    age: Duration | None = None
+    memory: Annotated[Size, Meta(description="private memory: what is shared with the mold does not count")] | None = (
+        None
+    )
+    jitter: Annotated[Share, Meta(description="by which chance may lower each limit")] = 0.1
+
+
+class Range(Struct, frozen=True, kw_only=True):
+    """As many workers as the load needs."""
+
+    min: Annotated[int, Meta(ge=1, le=WORKERS_MAX)]
+    max: Annotated[int, Meta(ge=1, le=WORKERS_MAX)]
+
+
 class Pool(Struct, frozen=True, kw_only=True):
     """Identical workers, each running all servers of the pool in one event loop."""
 
     workers: Annotated[
-        Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"],
-        Meta(description="how many; auto: the CPUs this process may use (affinity and cgroup quota)"),
+        Annotated[int, Meta(ge=1, le=WORKERS_MAX)] | Literal["auto"] | Range,
+        Meta(description="how many; auto: the CPUs this process may use (affinity and cgroup quota); {min, max}"),
     ] = "auto"
     preload: Annotated[bool, Meta(description="import the application once, before forking")] = True
     loop: Literal["uvloop", "asyncio"] = "uvloop"
@@ -97,7 +119,7 @@ class Pool(Struct, frozen=True, kw_only=True):
     servers: Annotated[dict[Name, Server], Meta(min_length=1)]
     timeouts: Timeouts = Timeouts()
     restart: Restart = Restart()
-    recycle: Later = None
+    recycle: Recycle = Recycle()
 
 
 class Log(Struct, frozen=True, kw_only=True):

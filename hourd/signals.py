@@ -6,15 +6,15 @@ import contextlib
 import signal
 import socket
 
-from .events import Event, Interrupted, ReloadAsked, ScaleAsked, StopAsked
+from .events import Event, Interrupted, ReloadAsked, StepAsked, StopAsked
 
 SIGNALS: dict[signal.Signals, Event] = {
     signal.SIGHUP: ReloadAsked(),
     signal.SIGTERM: StopAsked(),
     signal.SIGINT: Interrupted(),
     signal.SIGQUIT: StopAsked(now=True),
-    signal.SIGTTIN: ScaleAsked(+1),
-    signal.SIGTTOU: ScaleAsked(-1),
+    signal.SIGTTIN: StepAsked(+1),
+    signal.SIGTTOU: StepAsked(-1),
 }
 """What a signal means; the README has the same list."""
 OTHERS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)

@@ -6,7 +6,7 @@ import datetime as dt
 import os
 from typing import Any
 
-from . import __version__
+from . import __version__, memory
 from .children import Worker
 from .events import Conclude
 from .listeners import Listeners
@@ -15,7 +15,6 @@ from .processes import Processes
 from .settings import Settings
 from .supervisor import Supervisor
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _STATES = {
     "forking": "booting",
     "booting": "booting",
@@ -80,6 +79,7 @@ def report(
             name: {
                 "state": supervisor.pool_state(pool, now),
                 "restarts": pool.restarts,
+                "cut": pool.cut + sum(worker.cut for worker in pool.workers.values()),
                 "molds": [_pid(processes, mold.id) for mold in pool.molds.values()],
                 "addresses": listeners.actual(settings, name) if name in settings.pools else {},
                 "slots": _slots(pool),
@@ -103,41 +103,29 @@ def _worker(processes: Processes, worker: Worker, now: float, monotonic: float) 
         "pid": worker.pid,
         "slot": worker.slot,
         "generation": worker.generation,
-        "state": _STATES[worker.state],
+        "state": _state(worker),
         "beat_age_s": round(max(0.0, monotonic - board.beat), 3) if board and board.beat else None,
         "lag_s": round(board.lag, 4) if board else None,
+        "busy": round(board.busy, 3) if board else None,
         "connections": board.connections if board else 0,
         "accepted": board.accepted if board else 0,
         "requests": board.requests if board else 0,
         "errors": board.errors if board else 0,
-        "rss_bytes": _rss(worker.pid),
-        "private_bytes": _private(worker.pid),
+        "rss_bytes": memory.resident(worker.pid),
+        "private_bytes": memory.private(worker.pid),
         "uptime_s": round(now - worker.since, 1),
     }
+
+
+def _state(worker: Worker) -> str:
+    if worker.hung:
+        return "hung"
+    return "slow" if worker.slow and worker.serving else _STATES[worker.state]
 
 
 def _pid(processes: Processes, number: int) -> int | None:
     child = processes.get(number)
     return child.pid if child else None
-
-
-def _rss(pid: int | None) -> int | None:
-    """Read the resident set (statm, proc(5))."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:
-        return None
-
-
-def _private(pid: int | None) -> int | None:
-    """Read what no other process shares (smaps_rollup, proc(5)); ``None`` where that is not allowed."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return None
-    return sum(int(line[1]) for line in lines if line[0] in ("Private_Clean:", "Private_Dirty:")) * 1024
 
 
 def _timestamp(at: float) -> str:

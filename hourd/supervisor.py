@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from . import errors, events
+from . import errors, events, health
 from .children import Mold, Worker
 from .events import Action, Event
 from .pool import Pool
@@ -64,12 +64,15 @@ class Supervisor:
         self.attempts = 0
         """The number of the newest generation, tried or not."""
         self._asked: Transaction | None = None
+        self._handled = 0.0
+        """When the last event was."""
         self._ids = itertools.count(1)
         self._random = random
         self._interrupted = False
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Note a fact and return what is to be done about it, in this order."""
+        self._handled = now
         actions = list(self._note(event, now))
         actions += self._advance(now)
         for pool in self.pools.values():
@@ -77,9 +80,13 @@ class Supervisor:
         actions += self._settle(now)
         return actions
 
-    def deadline(self, now: float) -> float | None:
-        """Return when ``Elapsed`` is wanted, in monotonic seconds."""
-        return min((at for pool in self.pools.values() if (at := pool.deadline(now)) is not None), default=None)
+    def deadline(self) -> float | None:
+        """Return when ``Elapsed`` is wanted, in monotonic seconds.
+
+        It may be past already: what the time until the last event did not bring about is still due.
+        """
+        times = (pool.deadline(self._handled) for pool in self.pools.values())
+        return min((at for at in times if at is not None), default=None)
 
     @property
     def generations_in_use(self) -> set[int]:
@@ -120,10 +127,12 @@ class Supervisor:
             case events.Interrupted():
                 yield from self._stop(now, at_once=self._interrupted)
                 self._interrupted = True
-            case events.ScaleAsked():
-                yield from self._scale(event.change)
-            case events.Loaded():
-                self._weigh(dict(event.connections))
+            case events.ScaleAsked() | events.StepAsked():
+                yield from self._scale(event)
+            case events.Sampled():
+                samples = {sample.worker: sample for sample in event.samples}
+                for pool in self.pools.values():
+                    health.judge(pool, samples, now)
             case events.Elapsed():
                 pass
             case _:
@@ -138,15 +147,11 @@ class Supervisor:
             elif mold := pool.molds.get(number):
                 _note_mold(pool, mold, event, now)
 
-    def _weigh(self, connections: dict[int, int]) -> None:
-        for pool in self.pools.values():
-            for worker in pool.workers.values():
-                worker.connections = connections.get(worker.id, worker.connections)
-
-    def _scale(self, change: int) -> Iterator[Action]:
-        pool = next((pool for pool in self.pools.values() if not pool.closing), None)
-        if pool:
-            pool.scale(change)
+    def _scale(self, asked: events.ScaleAsked | events.StepAsked) -> Iterator[Action]:
+        pools = {name: pool for name, pool in self.pools.items() if not pool.closing}
+        first = next(iter(pools), "")
+        if pool := pools.get(asked.pool if isinstance(asked, events.ScaleAsked) else first):
+            pool.scale(asked.workers if isinstance(asked, events.ScaleAsked) else pool.number + asked.change)
             yield events.Say("info", f"pool {pool.name}: {pool.number} workers wanted")
 
     # --- the transaction --------------------------------------------------------------------------
@@ -309,4 +314,4 @@ def _note_any(pool: Pool, child: Mold | Worker, event: Event, now: float) -> Non
         case events.Lost():
             pool.lost(child, now)
         case events.Exited():
-            pool.exited(child, event.code, now)
+            pool.exited(child, event, now)

@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them, and the types that stand for them in settings."""
+"""Durations, sizes and shares as people write them, and the types that stand for them in settings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from msgspec import Meta
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _EXACT: Final = 1e-9
+_WHOLE: Final = 100.0
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)(B|KiB|MiB|GiB)")
+_SHARE: Final = re.compile(r"(\d+(?:\.\d+)?)%")
 
 DURATION_HINT: Final = "a duration such as 250ms, 30s, 5m or 12h"
 SIZE_HINT: Final = "a size such as 64KiB, 512MiB or 2GiB"
+SHARE_HINT: Final = "a share such as 0%, 10% or 100%"
 
 Duration = Annotated[
     float,
@@ -43,6 +46,15 @@ Size = Annotated[
 ]
 """Bytes, written as ``64KiB``, ``512MiB``, ``2GiB``."""
 
+Share = Annotated[
+    float,
+    Meta(
+        extra={"unit": "share"},
+        extra_json_schema={"type": "string", "pattern": f"^{_SHARE.pattern}$", "examples": ["0%", "10%"]},
+    ),
+]
+"""From 0 to 1, written as ``10%``."""
+
 
 def parse_duration(text: str) -> float:
     """Return seconds; ``"0"`` is allowed without a unit, everything else needs one.
@@ -60,6 +72,23 @@ def parse_size(text: str) -> int:
         ValueError: the text is no size; its message says what is allowed.
     """
     return int(_parse(text, _SIZE, _BYTES, SIZE_HINT))
+
+
+def parse_share(text: str) -> float:
+    """Return a share from 0 to 1.
+
+    Raises:
+        ValueError: the text is none; its message says what is allowed.
+    """
+    match = _SHARE.fullmatch(text)
+    if match is None or float(match[1]) > _WHOLE:
+        raise ValueError(f"expected {SHARE_HINT}")
+    return float(match[1]) / _WHOLE
+
+
+def format_share(share: float) -> str:
+    """Return a percentage."""
+    return f"{share * _WHOLE:.10g}%"
 
 
 def format_duration(seconds: float) -> str:

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -20,11 +20,14 @@ from setproctitle import setproctitle
 
 from . import channel, context, errors, kinds, log, scoreboard
 from .application import Application, explain, load
+from .attendance import Attendance
 from .kinds import blame
 from .orders import Orders
 
-_BEAT = 0.5
-"""Seconds between two beats."""
+_BEATS = 4
+"""In the time after which a worker that gives none counts as slow."""
+_BEAT_MOST = 0.5
+"""Seconds between two beats, at most."""
 _LOOK = 0.02
 """Seconds between two looks at how many connections are left, while draining."""
 _TURNS = 3
@@ -53,12 +56,16 @@ class Life:
         self._pool = birth.orders.settings
         self._channel = birth.channel
         self._commands: asyncio.Queue[channel.Packet] = asyncio.Queue()
-        self._board = scoreboard.Board(birth.board_fd, writable=True)
+        self._board = scoreboard.Board(os.dup(birth.board_fd), writable=True)
         self._servers: dict[str, kinds.Kind] = {}
         self._opened: dict[str, kinds.Kind] = {}
         """Those that are to be closed."""
-        self._listening: dict[int, list[kinds.Listening]] = {}
+        self._attendance = Attendance(self._servers, self._pool.servers)
         self._errors = 0
+        self._cut = 0
+        self._interval = min(_BEAT_MOST, self._pool.timeouts.slow / _BEATS)
+        self._last_beat = 0.0
+        self._last_cpu = 0.0
         self.drained = False
         self._worker = context.Worker(
             name=birth.orders.name,
@@ -165,9 +172,10 @@ class Life:
             packet = await self._commands.get()
             match packet.message:
                 case channel.Attend() as attend:
-                    await self._attend(attend, packet.fds)
-                case channel.Release(slot=slot):
-                    self._release(slot)
+                    await self._attendance.attend(attend, packet.fds)
+                    self._channel.send(channel.Attends(attend.slot))
+                case channel.Release(slot=slot, last=last):
+                    self._attendance.release(slot, last)
                 case channel.Reopen():
                     log.reopen()
                 case channel.Drain():
@@ -176,24 +184,11 @@ class Life:
                     _logger.error("the master is gone: draining")
                     return
 
-    async def _attend(self, attend: channel.Attend, fds: tuple[int, ...]) -> None:
-        listening = self._listening.setdefault(attend.slot, [])
-        for (server, backlog), fd in zip(attend.sockets, fds, strict=True):
-            sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            listening.append(await self._servers[server].listen(sock, backlog))
-        self._channel.send(channel.Attends(attend.slot))
-
-    def _release(self, slot: int) -> None:
-        for listening in self._listening.pop(slot, ()):
-            listening.close()
-
     # --- the end ----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         """Let what is open finish, each server within its own grace."""
-        for slot in tuple(self._listening):
-            self._release(slot)
+        await self._attendance.end()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         # In one turn, so that nobody acts on the one without the other.
@@ -212,6 +207,8 @@ class Life:
                 while server.connections:  # noqa: ASYNC110, no library tells of its last connection
                     await asyncio.sleep(_LOOK)
         if left := server.connections:
+            self._cut += left
+            self._board.write(self._board.read()._replace(cut=self._cut))  # there may be no further beat
             server.context.log.warning("cut %d connections that were open after its grace of %gs", left, grace)
         await self._close_server(name)
 
@@ -232,18 +229,22 @@ class Life:
     def _beat(self, due: float) -> None:
         """Write the scoreboard. The loop itself does it, so that a beat proves that the loop turns."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        now, cpu = loop.time(), time.thread_time()
+        busy = (cpu - self._last_cpu) / (now - self._last_beat) if now > self._last_beat > 0 else 0.0
+        self._last_beat, self._last_cpu = now, cpu
         self._board.write(
             scoreboard.Record(
                 beat=time.monotonic(),
                 lag=max(0.0, now - due),
+                busy=min(1.0, busy),
                 connections=sum(server.connections for server in self._servers.values()),
                 accepted=sum(server.accepted for server in self._servers.values()),
                 requests=sum(server.requests for server in self._servers.values()),
                 errors=self._errors + sum(server.errors for server in self._servers.values()),
+                cut=self._cut,
             )
         )
-        loop.call_at(now + _BEAT, self._beat, now + _BEAT)
+        loop.call_at(now + self._interval, self._beat, now + self._interval)
 
     def _on_error(self, _loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
         """Log what user code raised in a callback or a forgotten task, with the server's name if it is one's."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from .daemon import ECHO, Daemon, pool, talk
+from .daemon import ECHO, Daemon, connect, pool, talk
 
 
 @pytest.fixture
@@ -80,17 +81,50 @@ def test_stop_now(daemon):
     assert daemon.wait() == 0
 
 
-@pytest.mark.parametrize("command", ["status", "reload", "stop"])
+def test_scale(daemon):
+    result = daemon.run("scale", "web", "3", *at_home(daemon))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "pool web: 3 workers wanted\n", "")
+    daemon.until(lambda: len(daemon.workers()) == 3, "three workers")
+    daemon.wait_log("scale asked: pool web to 3 workers")
+
+
+def test_scale_that_is_refused(daemon):
+    result = daemon.run("scale", "wbe", "3", *at_home(daemon))
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "there is no pool wbe; there is web\n")
+    daemon.configure(pool(workers={"min": 1, "max": 2}))
+    assert daemon.reload().ok
+    result = daemon.run("scale", "web", "3", *at_home(daemon))
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "pool web can have 1 to 2 workers\n")
+    with connect(daemon.addresses()[0]) as sock:
+        sock.recv(100)
+        daemon.signal(signal.SIGTERM)
+        daemon.expect("STOPPING=1")
+        result = daemon.run("scale", "web", "1", *at_home(daemon))
+        assert (result.returncode, result.stdout, result.stderr) == (1, "", "hourd is stopping\n")
+    assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize("command", [["status"], ["reload"], ["stop"], ["scale", "web", "2"]], ids=" ".join)
 def test_no_daemon_is_there(daemon, command):
     place = str(daemon.folder / "none.sock")
-    result = daemon.run(command, "--control", place)
+    result = daemon.run(*command, "--control", place)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == f"no hourd runs with control socket {place}\n"
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["start", "app:serve", "-c", "hourd.yaml"], ["dance"], ["start"], ["reload", "--now"], ["status", "extra"]],
+    [
+        ["start", "app:serve", "-c", "hourd.yaml"],
+        ["dance"],
+        ["start"],
+        ["reload", "--now"],
+        ["status", "extra"],
+        ["scale", "web"],
+        ["scale", "web", "none"],
+        ["scale", "web", "0"],
+        ["scale", "web", "1025"],
+    ],
     ids=" ".join,
 )
 def test_usage(arguments):

@@ -406,15 +406,25 @@ def test_mistake(text: str | bytes, line: str, tmp_path: Path) -> None:
     [
         (
             "workers: atuo",
-            ("workers: expected a whole number from 1 to 1024 or auto, got the text 'atuo', did you mean 'auto'?"),
+            (
+                "workers: expected a whole number from 1 to 1024 or auto or a mapping with min and max, got the text 'atuo', did you mean 'auto'?"
+            ),
         ),
-        ("workers: 0", "workers: expected a whole number from 1 to 1024 or auto, got 0"),
-        ("workers: {min: 2, max: 8}", f"workers: a range of workers {LATER}; expected a number or auto"),
+        ("workers: 0", "workers: expected a whole number from 1 to 1024 or auto or a mapping with min and max, got 0"),
+        ("workers: {min: 8, max: 2}", "workers.min: min is more than max; expected at most as many"),
+        ("workers: {min: 2}", "workers.max: is missing; expected a whole number from 1 to 1024"),
         ("worker: 2", "worker: unknown key, did you mean 'workers'?"),
         ("preload: 'true'", "preload: expected true or false, got the text 'true'; leave the quotes out"),
         ("loop: uvlop", "loop: expected asyncio or uvloop, got the text 'uvlop', did you mean 'uvloop'?"),
-        ("recycle: {age: 12h}", f"recycle: {LATER}"),
-        ("timeouts: {slow: 1s}", f"timeouts.slow: {LATER}"),
+        ("recycle: {age: 0s}", "recycle.age: expected more than 0; leave it out for no limit"),
+        ("recycle: {jitter: 110%}", "recycle.jitter: expected a share such as 0%, 10% or 100%, got the text '110%'"),
+        ("recycle: {requests: 0}", "recycle.requests: expected a whole number from 1, got 0"),
+        ("timeouts: {slow: 31s}", "timeouts.slow: slow is longer than hung; expected at most as long"),
+        ("timeouts: {hung: 500ms}", "timeouts.hung: slow is longer than hung; expected at most as long"),
+        (
+            "timeouts: {slow: 50ms}",
+            "timeouts.slow: expected at least 100ms: workers give their signs of life more seldom",
+        ),
         ("restart: {backoff: 1m}", "restart.backoff: backoff is longer than backoff_max; expected at most as long"),
         (
             "restart: {backoff_max: 0}",
@@ -807,7 +817,7 @@ class TestOverrides:
     def test_mistakes_name_the_option(self) -> None:
         assert mistakes(MINIMAL, workers="0", log_level="inf", bind=("x:1",)) == [
             "--bind: 'x:1' is a name; write an IP address, localhost, or leave the host out for every interface",
-            "--workers: expected a whole number from 1 to 1024 or auto, got 0",
+            "--workers: expected a whole number from 1 to 1024 or auto or a mapping with min and max, got 0",
             "--log-level: expected debug, error, info or warning, got the text 'inf', did you mean 'info'?",
         ]
 

@@ -163,6 +163,53 @@ def test_who_waits_for_a_reload_hears_of_a_stop(daemon):
         assert daemon.wait() == 0
 
 
+def test_numbers_that_cannot_be_are_refused(daemon):
+    before = daemon.workers()
+    with raw(daemon) as sock, sock.makefile() as answers:
+        for given, error in (
+            ('"workers": 1', "there is no pool ; there is web"),
+            ('"pool": "none", "workers": 1', "there is no pool none; there is web"),
+            ('"pool": "web"', "pool web can have 1 to 1024 workers"),
+            ('"pool": "web", "workers": -1', "pool web can have 1 to 1024 workers"),
+            ('"pool": "web", "workers": 1025', "pool web can have 1 to 1024 workers"),
+            ('"pool": "web", "workers": 1' + 100 * "0", "pool web can have 1 to 1024 workers"),
+            ('"pool": "web", "workers": 1.5', "not understood: "),
+            ('"pool": "web", "workers": "3"', "not understood: "),
+            ('"pool": ["web"], "workers": 3', "not understood: "),
+        ):
+            sock.sendall(b'{"command": "scale", %s}\n' % given.encode())
+            answer = json.loads(answers.readline())
+            assert answer["ok"] is False
+            assert answer["error"].startswith(error)
+    assert daemon.workers() == before
+    assert "workers wanted" not in daemon.log
+
+
+def test_a_number_is_not_taken_while_stopping(daemon):
+    with raw(daemon) as sock, sock.makefile() as answers, connect(daemon.addresses()[0]) as client:
+        client.recv(100)
+        daemon.signal(signal.SIGTERM)
+        daemon.expect("STOPPING=1")
+        sock.sendall(b'{"command": "scale", "pool": "web", "workers": 3}\n')
+        assert json.loads(answers.readline()) == {"ok": False, "error": "hourd is stopping"}
+    assert daemon.wait() == 0
+    assert "workers wanted" not in daemon.log
+
+
+def test_a_number_that_comes_during_a_reload_is_the_new_ones(daemon):
+    daemon.write("gate.py", GATE)
+    with Gate(daemon.folder) as gate, raw(daemon) as sock, sock.makefile() as answers:
+        daemon.write("app.py", AT_GATE)
+        sock.sendall(b'{"command": "reload"}\n')
+        _, held = gate.next()
+        with raw(daemon) as other, other.makefile() as other_answers:
+            other.sendall(b'{"command": "scale", "pool": "web", "workers": 3}\n')
+            assert json.loads(other_answers.readline()) == {"ok": True}
+        held.close()
+        assert json.loads(answers.readline())["generation"] == 2
+        daemon.until(lambda: len(daemon.workers()) == 3, "three workers")
+
+
 @pytest.mark.parametrize("now", [False, True])
 def test_stop(daemon, now):
     assert daemon.ask("stop", now=now).ok

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import time
 
 import aiohttp
+import pytest
 
 from .daemon import Daemon, connect
 from .test_kind_aiohttp import FILES, GET, LOOPS, answer, config, counts
+
+LARGE = 50_000_000
 
 
 @LOOPS
@@ -70,7 +76,8 @@ def test_a_connection_that_has_not_asked_yet_is_answered(loop):
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
         for _ in range(3):
-            old = {str(pid).encode() for pid in daemon.workers()}
+            # Also who drains already: it may have accepted a moment ago.
+            old = {str(each["pid"]).encode() for each in daemon.pool()["workers"]}
             socks = [connect(address) for _ in range(10)]
             daemon.wait_until(
                 lambda status: sum(each["connections"] for each in status["pools"]["web"]["workers"]) == 10
@@ -119,3 +126,119 @@ def test_a_client_with_keep_alive_sees_no_error_over_reloads(loop):
 
         (address,) = daemon.addresses()
         assert min(asyncio.run(talk())) > 0
+
+
+@LOOPS
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_a_request_that_comes_in_pieces_is_answered(loop, family, tmp_path):
+    """It takes longer than a connection has that asks nothing, and began before its worker was told to drain."""
+    bind = f"unix:{tmp_path}/web.sock" if family == "unix" else "127.0.0.1:0"
+    with Daemon(config(workers=1, loop=loop, server={"bind": bind}), FILES) as daemon:
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(GET[:1])
+            daemon.until(lambda: counts(daemon.status())[0] == 1)
+            assert daemon.reload().ok
+            for number in range(1, len(GET)):
+                time.sleep(4 / len(GET))
+                sock.sendall(GET[number : number + 1])
+            headers, body = answer(replies)
+            assert headers["Connection"] == "close"
+            assert body not in {b"%d" % pid for pid in daemon.workers()}
+
+
+@LOOPS
+@pytest.mark.parametrize("family", ["tcp", "unix"])
+def test_next_requests_that_have_begun_are_answered(loop, family, tmp_path):
+    """The connections have been quiet for so long that they may be closed."""
+    bind = f"unix:{tmp_path}/web.sock" if family == "unix" else "127.0.0.1:0"
+    with (
+        Daemon(config(workers=1, loop=loop, server={"bind": bind}), FILES) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        daemon.expect("READY=1")
+        socks = [stack.enter_context(connect(daemon.addresses()[0])) for _ in range(40)]
+        replies = [stack.enter_context(sock.makefile("rb")) for sock in socks]
+        for sock, reply in zip(socks, replies, strict=True):
+            sock.sendall(GET)
+            answer(reply)
+        time.sleep(1.5)
+        for sock in socks:
+            sock.sendall(GET[:-2])
+        assert daemon.reload().ok
+        for sock in socks:
+            sock.sendall(GET[-2:-1])
+        time.sleep(1.5)
+        for sock, reply in zip(socks, replies, strict=True):
+            sock.sendall(GET[-1:])
+            assert answer(reply)[0]["Connection"] == "close"
+
+
+@LOOPS
+def test_a_file_is_sent_whole(loop):
+    """When its worker drains, the handler has returned long since."""
+    with (
+        Daemon(config(workers=1, loop=loop, server={"grace": "60s"}), FILES) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        daemon.expect("READY=1")
+        with (daemon.folder / "large").open("wb") as file:
+            file.truncate(LARGE)
+        opened = []
+        for path in (b"/file ", b"/parts "):
+            sock = stack.enter_context(connect(daemon.addresses()[0]))
+            replies = stack.enter_context(sock.makefile("rb"))
+            sock.sendall(GET)
+            answer(replies)
+            opened.append((sock, path, replies))
+        first = stack.enter_context(connect(daemon.addresses()[0]))
+        for sock, path, replies in opened:
+            sock.sendall(GET.replace(b"/ ", path))
+            assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+        assert daemon.reload().ok
+        assert first.recv(1) == b""  # what is idle is closed by now
+        for _, _, replies in opened:
+            assert int(http.client.parse_headers(replies)["Content-Length"]) == len(replies.read()) == LARGE
+
+
+@LOOPS
+def test_a_request_that_has_come_in_part_is_waited_for(loop):
+    with (
+        Daemon(config(workers=1, loop=loop, server={"grace": "60s"}), FILES) as daemon,
+        contextlib.ExitStack() as stack,
+    ):
+        daemon.expect("READY=1")
+        idle, fresh, kept = (stack.enter_context(connect(daemon.addresses()[0])) for _ in range(3))
+        with kept.makefile("rb") as replies:
+            kept.sendall(GET)
+            answer(replies)
+        daemon.wait_until(lambda status: counts(status) == (3, 3, 1))
+        for sock in (fresh, kept):
+            sock.sendall(GET[:20])
+        assert daemon.reload().ok
+        assert idle.recv(1) == b""
+        for sock in (fresh, kept):
+            sock.sendall(GET[20:])
+            with sock.makefile("rb") as replies:
+                assert answer(replies)[0]["Connection"] == "close"
+                assert replies.read() == b""
+
+
+@LOOPS
+def test_a_connection_that_was_closed_is_not_reset(loop):
+    """What crosses the end meets silence: a reset could take the last response from the client."""
+    with Daemon(config(workers=1, loop=loop), FILES) as daemon, contextlib.ExitStack() as stack:
+        daemon.expect("READY=1")
+        socks = [stack.enter_context(connect(daemon.addresses()[0])) for _ in range(2)]
+        idle, busy = ((sock, stack.enter_context(sock.makefile("rb"))) for sock in socks)
+        idle[0].sendall(GET)
+        answer(idle[1])
+        busy[0].sendall(GET.replace(b"/ ", b"/wait "))
+        daemon.until(lambda: counts(daemon.status())[2] == 2)
+        assert daemon.reload().ok
+        assert answer(busy[1])[0]["Connection"] == "close"
+        for sock, replies in (busy, idle):
+            assert replies.read() == b""
+            for _ in range(3):
+                sock.sendall(GET)
+            assert replies.read() == b""

@@ -53,10 +53,19 @@ async def stream(request):
     return response
 
 
+async def file(request):
+    return web.FileResponse("large")
+
+
+async def parts(request):
+    return web.Response(body=open("large", "rb"))
+
+
 def make():
     app = web.Application()
     app.add_routes([web.post("/", echo), web.get("/", pid), web.get("/fail", fail), web.get("/wait", wait),
-                    web.get("/stream", stream), web.get("/state", state)])
+                    web.get("/stream", stream), web.get("/state", state),
+                    web.get("/file", file), web.get("/parts", parts)])
     return app
 
 

@@ -154,7 +154,8 @@ def test_a_pool_comes_and_goes():
 
 
 def test_a_changed_environment_and_address():
-    code = "import os\nasync def serve(reader, writer):\n    writer.write(os.environ['COLOUR'].encode())\n"
+    answer = "    await reader.read()\n    writer.write(os.environ['COLOUR'].encode())\n"
+    code = f"import os\nasync def serve(reader, writer):\n{answer}"
     with Daemon({"environment": {"COLOUR": "red"}, **pool()}, {"app.py": code}) as daemon:
         daemon.expect("READY=1")
         (before,) = daemon.addresses()
@@ -164,6 +165,22 @@ def test_a_changed_environment_and_address():
         assert daemon.reload().ok
         assert talk(f"unix:{path}") == b"blue"
         daemon.until(lambda: refuses(before), "the address is free")
+
+
+def test_an_address_that_becomes_wider_and_narrower_again():
+    with Daemon(pool(), {"app.py": ECHO}) as daemon:
+        daemon.expect("READY=1")
+        (address,) = daemon.addresses()
+        port = int(address.rpartition(":")[2])
+    for family, narrow, wide in (("127.0.0.1", "127.0.0.1", "0.0.0.0"), ("[::1]", "[::1]", "[::]")):
+        with Daemon(pool(server={"bind": f"{narrow}:{port}"}), {"app.py": ECHO}) as daemon:
+            daemon.expect("READY=1")
+            for host in (wide, narrow, wide):
+                daemon.configure(pool(server={"bind": f"{host}:{port}"}))
+                assert daemon.reload().ok
+                assert daemon.addresses() == [f"{host}:{port}"]
+                for _ in range(20):
+                    assert talk(f"{family}:{port}", b"said").endswith(b"said")
 
 
 @pytest.mark.parametrize("victim", ["old worker", "old mold", "new mold"])

@@ -21,12 +21,15 @@ from heapq import heappop, heappush
 from random import Random
 
 from hourd import events as e
+from hourd.settings import Range, Recycle
 from hourd.supervisor import Supervisor
 
 POOLS = ("web", "console", "shell")
 MARGIN = 12.0
 """Seconds that a stop may take beyond the longest grace: to be helped to an end, and to be heard of."""
 MOLD = -1
+BEAT = 0.25
+"""Seconds between two beats."""
 
 
 @dataclass(slots=True)
@@ -39,10 +42,16 @@ class Child:
     slot: int
     parent: Child | None = None
     preload: bool = False
-    grace: float = 0.0
+    plan: e.Plan | None = None
     # What is true.
     alive: bool = False
     hung: bool = False
+    stopped: bool = False
+    beat: float = 0.0
+    """When its loop turned last, while it does not."""
+    requests: int = 0
+    unheard: list[Callable[[], None]] = field(default_factory=list)
+    """What it will do once it goes on."""
     accepts: set[int] = field(default_factory=set)
     waiting: list[Child] = field(default_factory=list)
     """What a hung mold was asked to fork."""
@@ -51,7 +60,10 @@ class Child:
     # What the supervisor was told.
     born: bool = False
     ready: bool = False
+    ready_at: float = 0.0
     lost: bool = False
+    slow: bool = False
+    """Its last sample says so."""
     # What the supervisor asked for.
     told: dict[int, bool] = field(default_factory=dict)
     """The slots to attend, and whether the answer was delivered."""
@@ -59,6 +71,11 @@ class Child:
     """It was told to drain, was dismissed or killed."""
     drained: bool = False
     killed: bool = False
+    dumped: bool = False
+
+    @property
+    def grace(self) -> float:
+        return self.plan.grace if self.plan else 0.0
 
     @property
     def serves(self) -> bool:
@@ -88,6 +105,10 @@ class World:
         self.ailments: dict[int, str] = {}
         self.committed = 0
         self.trial = 0
+        self.busy = 0.3
+        """The share of their time in which workers work."""
+        self.traffic = True
+        """Whether anybody sends requests."""
         self.unanswered: set[int] = set()
         self.concluded: list[e.Conclude] = []
         self.stopping_since: float | None = None
@@ -106,13 +127,14 @@ class World:
 
     def step(self) -> bool:
         """Let the next thing happen; return False when nothing ever will."""
-        wake = self.supervisor.deadline(self.now)
+        wake = self.supervisor.deadline()
         if self._agenda and (wake is None or self._agenda[0][0] <= wake):
             at, _, happen = heappop(self._agenda)
             self.now = max(self.now, at)
             happen()
         elif wake is not None:
             self.now = max(self.now, wake)
+            self.tell(self.sample())
             self.tell(e.Elapsed())
         else:
             return False
@@ -147,14 +169,40 @@ class World:
                 self._do(action)
         self._check()
 
-    def _know(self, event: e.Event) -> None:
+    def sample(self) -> e.Sampled:
+        """Look at all workers, as they are."""
+        samples = []
+        for child in self.children.values():
+            if child.slot == MOLD or not child.born:
+                continue
+            if child.alive and not child.hung and not child.stopped:
+                child.beat = max(child.beat, self.now - self.random.random() * BEAT)
+                child.requests += self.random.randrange(200) if self.traffic else 0
+            samples.append(
+                e.Sample(
+                    worker=child.id,
+                    beat=child.beat,
+                    connections=self.random.randrange(100),
+                    requests=child.requests,
+                    busy=self.busy,
+                    memory=self.random.randrange(1000),
+                )
+            )
+        return e.Sampled(tuple(samples))
+
+    def _know(self, event: e.Event) -> None:  # noqa: C901, a table
         match event:
+            case e.Sampled(samples):
+                for sample in samples:
+                    if (child := self.children.get(sample.worker)) and child.plan and child.ready:
+                        child.slow = self.now >= max(sample.beat, child.ready_at) + child.plan.slow
             case e.Configured(generation, plans):
                 self.trial = generation
                 self.plans[generation] = plans
             case e.Born(number) | e.Ready(number) | e.MoldReady(number) if child := self.children.get(number):
                 child.born = True
-                child.ready = child.ready or not isinstance(event, e.Born)
+                if not isinstance(event, e.Born) and not child.ready:
+                    child.ready, child.ready_at = True, self.now
             case e.Attending(number, slot) if (child := self.children.get(number)) and slot in child.told:
                 child.told[slot] = True
                 if child.serves:
@@ -185,8 +233,8 @@ class World:
                 self.begun.append((self.now, pool, MOLD))
                 self._later(self._soon(2.0), partial(self._load, mold))
             case e.Spawn(number, parent, pool, slot, generation):
-                grace = next(plan.grace for plan in self.plans[generation] if plan.pool == pool)
-                child = Child(number, pool, generation, slot, self.children[parent], grace=grace)
+                plan = next(plan for plan in self.plans[generation] if plan.pool == pool)
+                child = Child(number, pool, generation, slot, self.children[parent], plan=plan)
                 self.children[number] = child
                 self.begun.append((self.now, pool, slot))
                 self._send(self.children[parent], partial(self._fork, child))
@@ -207,6 +255,9 @@ class World:
                 child = self.children[number]
                 child.ending = True
                 self._send(child, partial(self._leave, child))
+            case e.Dump(number):
+                child = self.children[number]
+                child.ending = child.dumped = True
             case e.Kill(number):
                 child = self.children[number]
                 child.ending = child.killed = True
@@ -240,6 +291,10 @@ class World:
             preload=self.random.random() < 0.7,
             boot=self.random.choice((5.0, 10.0)),
             grace=self.random.choice((0.0, 2.0, 8.0)),
+            slow=self.random.choice((0.5, 1.0, 3.0)),
+            hung=self.random.choice((3.0, 6.0)),
+            recycle=self.random.choice((Recycle(), Recycle(), Recycle(requests=5000), Recycle(age=60.0))),
+            range=self.random.choice((None, None, Range(min=1, max=4))),
         )
 
     def _ill(self, share: float = 1.0) -> bool:
@@ -250,7 +305,25 @@ class World:
     def _send(self, child: Child, happen: Callable[[], None]) -> None:
         """Put something on the channel to a child: it keeps its order."""
         child.hears_at = max(child.hears_at, self._soon())
-        self._later(child.hears_at, happen)
+        self._later(child.hears_at, partial(self._when_it_runs, child, happen))
+
+    def _when_it_runs(self, child: Child, happen: Callable[[], None]) -> None:
+        if child.stopped and child.alive:
+            child.unheard.append(happen)
+        else:
+            happen()
+
+    def _stop(self, child: Child) -> None:
+        """Stop a child (SIGSTOP), mostly for a while only."""
+        if not child.stopped:
+            child.stopped = True
+            self._later(self.now + self.random.choice((0.2, 2.0, 10.0)), partial(self._continue, child))
+
+    def _continue(self, child: Child) -> None:
+        child.stopped = False
+        unheard, child.unheard = child.unheard, []
+        for happen in unheard:
+            self._when_it_runs(child, happen)
 
     def _load(self, mold: Child) -> None:
         ailment = self._ailment(mold)
@@ -316,6 +389,8 @@ class World:
         child.alive = False
         for unborn in child.waiting:
             self._says(unborn, e.Lost(unborn.id))
+        if child.stopped:
+            self._continue(child)  # what it did not hear goes nowhere
         exited_at = self._soon()
         if not child.born:
             exited_at = max(exited_at, child.heard_at)
@@ -325,7 +400,7 @@ class World:
         else:
             child.heard_at = max(child.heard_at, exited_at)
             self._says(child, e.Lost(child.id))
-        self._later(exited_at, partial(self.tell, e.Exited(child.id, code)))
+        self._later(exited_at, partial(self.tell, e.Exited(child.id, code, oom=code == -9 and self._ill())))
 
     # --- what goes wrong, and what operators want -------------------------------------------------
 
@@ -334,23 +409,29 @@ class World:
         random = self.random
         alive = [child for child in self.children.values() if child.alive]
         child = random.choice(alive) if alive else None
-        kinds = ("signal", "exit", "hang", "deaf", "reload", "scale", "leaving", "loaded", "late", "jump", "stop")
-        kind = random.choices(kinds, (20, 8, 2, 1, 12, 6, 8, 10, 8, 1, 0.3))[0]
+        kinds = ("signal", "exit", "hang", "freeze", "deaf", "reload", "scale", "leaving", "look", "load", "late",
+                 "jump", "stop")  # fmt: skip
+        kind = random.choices(kinds, (20, 8, 4, 10, 1, 12, 6, 8, 10, 4, 8, 1, 0.3))[0]
         match kind:
             case "signal" | "exit" if child:
                 self._die(child, random.choice((-9, -11)) if kind == "signal" else random.choice((0, 1)))
-            case "hang" if child and child.slot == MOLD:
+            case "hang" if child:
                 child.hung = True
+            case "freeze" if child and child.slot != MOLD:
+                self._stop(child)
             case "deaf" if child and child.born:
                 self._says(child, e.Lost(child.id))
             case "reload":
                 self.tell(e.ReloadAsked())
             case "scale":
-                self.tell(e.ScaleAsked(random.choice((-1, 1, 1, -3))))
+                scale = e.ScaleAsked(random.choice(POOLS), random.choice((0, 1, 2, 3, 4, 6)))
+                self.tell(random.choice((scale, e.StepAsked(1), e.StepAsked(-1))))
             case "leaving" if child and child.slot != MOLD:
                 self._says(child, e.Leaving(child.id))
-            case "loaded" if child and child.slot != MOLD:
-                self.tell(e.Loaded(((child.id, random.randrange(100)),)))
+            case "look":
+                self.tell(self.sample())
+            case "load":
+                self.busy = random.choice((0.0, 0.3, 0.7, 1.0))
             case "late":
                 self._repeat()
             case "jump":
@@ -408,10 +489,13 @@ class World:
             case e.Drain(number):
                 child = self._there(number, action)
                 self._law(child.serves and not child.told, action)
-                self._law(self.closing(child.pool) or self._spared(child), action, "it has no successor")
+                self._law(self.closing(child.pool) or child.slow or self._spared(child), action, "it has no successor")
             case e.Dismiss(number):
                 child = self._there(number, action)
                 self._law(child.slot == MOLD and not child.ending and not child.lost, action)
+            case e.Dump(number):
+                child = self._there(number, action)
+                self._law(child.born and not child.killed and not child.dumped, action)
             case e.Kill(number):
                 child = self._there(number, action)
                 self._law(child.born and not child.killed, action)
@@ -444,16 +528,21 @@ class World:
 
     def _check(self) -> None:
         told: dict[str, set[int]] = {}
+        well: dict[str, set[int]] = {}
         seats: set[tuple[str, int]] = set()
         for child in self.children.values():
             if child.serves:
                 told.setdefault(child.pool, set()).update(child.told)
+                if not child.slow:
+                    well.setdefault(child.pool, set()).update(child.told)
                 seats.add((child.pool, child.slot))
         for pool in list(self._attended):
             if self.closing(pool):
                 del self._attended[pool]
             elif pool in told:
                 self._law(self._attended[pool] <= told[pool], pool, "a slot is left alone")
+                slots = self._attended[pool] if pool in well else set()
+                self._law(slots <= well.get(pool, set()), pool, "a slot is left to who is slow")
         successors = Counter(
             child.pool
             for child in self.children.values()
@@ -464,11 +553,19 @@ class World:
         if self.exit_code is None:
             more = self.supervisor.handle(e.Elapsed(), self.now)
             self._law(not more, more, "asked for only when called again")
-            due = self.supervisor.deadline(self.now)
+            due = self.supervisor.deadline()
             self._law(due is None or due > self.now, due, "a deadline in the past")
         if self.stopping_since is not None and self.exit_code is None:
             grace = max((child.grace for child in self.children.values()), default=0.0)
             self._law(self.now - self.stopping_since < grace + 2 * MARGIN, None, "does not end")
+
+    def unsettled(self) -> str:
+        """Return what is not as ``check_settled`` wants it, or nothing."""
+        try:
+            self.check_settled()
+        except AssertionError as error:
+            return str(error)
+        return ""
 
     def check_settled(self) -> None:
         """See that everything is as the committed configuration wants it, and nothing else lives."""

@@ -9,16 +9,17 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from .. import __version__
 from ..addresses import UNIX_PATH_MAX
-from ..settings import Log, Pool, Restart, Server, Settings, UnixSocket
+from ..settings import Log, Pool, Range, Recycle, Restart, Server, Settings, Timeouts, UnixSocket
 from . import accounts, serving
 from .mistakes import join, shown
 from .notation import found
-from .reader import INVALID, FieldRule, Invalid, Reader, Rules
+from .reader import INVALID, FieldRule, Invalid, Reader, Rules, StructRule
 from .tree import Broken, Node, Scalar, Section
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SLOW_MIN: Final = 0.1
+"""Seconds."""
 _NEVER: Final = ("/", "/etc")
 """Never on ``sys.path``: anything may lie there, and become importable by accident."""
 
@@ -42,13 +43,19 @@ def rules(folder: str) -> Rules:
             (Settings, "pid_file"): paths.file,
             (Settings, "environment"): _environment,
             (Log, "config"): _log_config,
-            (Pool, "workers"): _workers,
             (Server, "kind"): serving.read_kind,
             (Server, "options"): serving.defer_options,
             (UnixSocket, "owner"): user,
             (UnixSocket, "group"): file_group,
         },
-        structs={Pool: serving.check_pool, Server: serving.check_server, Restart: _check_restart},
+        structs={
+            Pool: serving.check_pool,
+            Server: serving.check_server,
+            Range: _check_range,
+            Recycle: _check_recycle,
+            Restart: _check_restart,
+            Timeouts: _check_timeouts,
+        },
         units={"address": listeners.add},
     )
 
@@ -127,17 +134,34 @@ def _log_config(reader: Reader, node: Node, type_: inspect.Type, key: str) -> An
     return value
 
 
-def _workers(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
-    if isinstance(node, Section):
-        later = f"a range of workers is not available yet in hourd {__version__}; expected a number or auto"
-        return reader.reject(node, key, later)
-    return reader.read(node, type_, key)
+def _ordered(less: str, more: str, default: Struct | None, why: str) -> StructRule:
+    """Return the rule that one value of a mapping is at most another."""
+
+    def rule(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+        first, most = (values.get(name, getattr(default, name, None)) for name in (less, more))
+        if isinstance(first, (int, float)) and isinstance(most, (int, float)) and first > most:
+            name = less if less in node.keys else more
+            reader.reject(node.entries[name], join(key, name), why)
+
+    return rule
 
 
-def _check_restart(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
-    defaults = Restart()
-    first, most = values.get("backoff", defaults.backoff), values.get("backoff_max", defaults.backoff_max)
-    if isinstance(first, float) and isinstance(most, float) and first > most:
-        name = "backoff" if "backoff" in node.keys else "backoff_max"
-        why = "backoff is longer than backoff_max; expected at most as long"
-        reader.reject(node.entries[name], join(key, name), why)
+_check_restart: Final = _ordered(
+    "backoff", "backoff_max", Restart(), "backoff is longer than backoff_max; expected at most as long"
+)
+_check_range: Final = _ordered("min", "max", None, "min is more than max; expected at most as many")
+_hung_after_slow: Final = _ordered("slow", "hung", Timeouts(), "slow is longer than hung; expected at most as long")
+
+
+def _check_timeouts(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+    slow = values.get("slow")
+    if isinstance(slow, float) and slow < SLOW_MIN:
+        least = f"expected at least {SLOW_MIN * 1000:g}ms: workers give their signs of life more seldom"
+        reader.reject(node.entries["slow"], join(key, "slow"), least)
+    _hung_after_slow(reader, node, values, key)
+
+
+def _check_recycle(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+    for name in ("age", "memory"):
+        if values.get(name) == 0:
+            reader.reject(node.entries[name], join(key, name), "expected more than 0; leave it out for no limit")

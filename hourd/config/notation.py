@@ -54,6 +54,10 @@ def _size(text: str) -> int:
     return size
 
 
+def _share(text: str) -> float:
+    return units.parse_share(text if len(text) <= _TEXT_MAX and text.isascii() else "")
+
+
 def _mode(text: str) -> int:
     match = _MODE.fullmatch(text)
     if match is None:
@@ -79,6 +83,7 @@ _ADDRESS_PATTERN: Final = r"^unix:[/@].+$|^([0-9.]+|localhost|\[[0-9A-Fa-f:.]+\]
 UNITS: Final = {
     "duration": Unit(units.DURATION_HINT, _duration, _duration_text, r"^\d+(\.\d+)?(ms|s|m|h|d)$|^0$"),
     "size": Unit(units.SIZE_HINT, _size, units.format_size, r"^\d+(\.\d+)?(B|KiB|MiB|GiB)$|^0$"),
+    "share": Unit(units.SHARE_HINT, _share, units.format_share, r"^\d+(\.\d+)?%$"),
     "mode": Unit(_MODE_HINT, _mode, lambda mode: f"{mode:04o}", r"^(0o?)?[0-7]{3,4}$"),
     "address": Unit(addresses.ADDRESS_HINT, _address, str, _ADDRESS_PATTERN),
     "reference": Unit(_REFERENCE_HINT, _reference, str, r"^[^\s:]+:[^\s:]+$"),
@@ -108,7 +113,7 @@ def expected(type_: inspect.Type) -> str:
     return unit.hint if unit else _expected(type_)
 
 
-def _expected(type_: inspect.Type) -> str:  # noqa: PLR0911, one for each type
+def _expected(type_: inspect.Type) -> str:  # noqa: C901, PLR0911, one for each type
     match type_:
         case inspect.StrType():
             return _PATTERNS.get(type_.pattern or "", "text")
@@ -127,6 +132,8 @@ def _expected(type_: inspect.Type) -> str:  # noqa: PLR0911, one for each type
             return f"{expected(type_.item_type)}, or a list of such"
         case inspect.ListType() | inspect.SetType() | inspect.FrozenSetType() | inspect.TupleType():
             return "a list"
+        case inspect.StructType() if all(field.required for field in type_.fields):
+            return f"a mapping with {' and '.join(field.encode_name for field in type_.fields)}"
         case inspect.DictType() | inspect.StructType() | inspect.TypedDictType() | inspect.DataclassType():
             return "a mapping of keys to values"
         case _:

@@ -1,26 +1,14 @@
 """``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``.
 
-How a connection ends once the worker drains. Nothing is taken away from a client that may count on it:
-
-    a response is about to begin     it says ``Connection: close``, unless the client's next request is
-                                     here already: then that one's response says so
-    nothing was asked for a second   closed; at a random moment of a second, so that not all clients come
-                                     back at once. Sooner, a busy client's next request would cross it
-    nothing was ever asked           the request may be on its way, and clients repeat only what fails on
-                                     a connection that has served before: closed after two seconds
-    a response is on its way that    finished, then closed as above: its headers have promised to keep
-    began before                     the connection
+How connections end once the worker drains stands in ``leaving.py`` and ``websockets.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import functools
 import inspect
-import random
 import socket
-import termios
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -28,18 +16,11 @@ from msgspec import Struct
 
 from .. import errors
 from ..context import Worker, give_worker
-from . import Kind, Listening
+from . import Kind, Listening, leaving
 from .blame import create_server
 from .options import AiohttpOptions
+from .websockets import Noting, Websockets, watch
 
-_LOOK = 0.1
-"""Seconds between two looks at which connections are idle, while draining."""
-_SPREAD = 1.0
-"""Seconds over which idle connections are closed."""
-_QUIET = 1.0
-"""Seconds without a request after which a connection counts as idle."""
-_PATIENCE = 2.0
-"""Seconds that a connection has for its first request."""
 _SERVER_ERROR = 500
 
 WORKER: web.AppKey[Worker] = web.AppKey("hourd.worker", Worker)
@@ -72,7 +53,10 @@ class Aiohttp(Kind):
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server
-        self._connection_class = _connection_class(self)
+        self._lingering: list[leaving.Lingering] = []
+        self._websockets = Websockets()
+        self._connection_class = _connection_class(self, self._websockets)
+        watch()
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await create_server(self, self._accept, sock, backlog)
@@ -87,16 +71,20 @@ class Aiohttp(Kind):
 
     def drain(self) -> None:
         assert self._server is not None
-        make = functools.partial(self._server.request_factory, _cls=LastRequest)  # type: ignore[call-arg]
+        make = functools.partial(self._server.request_factory, _cls=leaving.LastRequest)  # type: ignore[call-arg]
         for connection in self._server.connections:
+            self._lingering += leaving.prepare(connection)
             # Only now, so that until now a request costs nothing more than without hourd.
             connection._request_factory = make  # noqa: SLF001, aiohttp has no other way
             if connection._current_request is not None:  # noqa: SLF001, as above
-                connection._current_request.__class__ = LastRequest  # noqa: SLF001, as above
+                connection._current_request.__class__ = leaving.LastRequest  # noqa: SLF001, as above
+        self._websockets.leave()
         self._close_idle(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
         await self._runner.cleanup()
+        for each in self._lingering:
+            each.abort()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None
@@ -108,13 +96,11 @@ class Aiohttp(Kind):
     def _close_idle(self, since: float) -> None:
         """Close what is idle, and look again until no connection is left."""
         loop = asyncio.get_running_loop()
-        now = loop.time()
         assert self._server is not None
         for connection in self._server.connections:
-            if _is_idle(connection) and _is_due(connection, since, now):
-                connection.force_close()  # close() ends the connection's task and leaves its socket open
+            leaving.close_if_idle(connection, since, loop.time())
         if self.connections:
-            loop.call_later(_LOOK, self._close_idle, since)
+            loop.call_later(leaving.LOOK, self._close_idle, since)
 
     async def _make_application(self) -> web.Application:
         app = self.context.app
@@ -127,52 +113,20 @@ class Aiohttp(Kind):
         return app
 
 
-class LastRequest(web.Request):
-    """A request while the worker drains: the response asks the client to close, unless more has arrived already.
-
-    aiohttp looks when the response begins.
-    """
-
-    @property
-    def keep_alive(self) -> bool:
-        return super().keep_alive and not _is_last(self.protocol)
-
-
-def _connection_class(kind: Kind) -> type[web.RequestHandler]:
-    class Connection(web.RequestHandler):
+def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]:
+    class Connection(Noting):
         """Counts what goes wrong; aiohttp has logged it with its traceback."""
 
         __slots__ = ()
+        websockets = noted
 
         def handle_error(
             self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
         ) -> web.StreamResponse:
+            if isinstance(exc, ConnectionError) and self in noted.told:
+                raise exc  # as if the client had gone: a handler that only sends learns of the end in this way
             if exc is not None and status >= _SERVER_ERROR:
                 kind.errors += 1
             return super().handle_error(request, status, exc, message)
 
     return Connection
-
-
-def _is_idle(connection: web.RequestHandler) -> bool:
-    """Tell whether a connection is between two requests."""
-    return connection._current_request is None and _is_last(connection)  # noqa: SLF001, aiohttp does not tell
-
-
-def _is_last(connection: web.RequestHandler) -> bool:
-    """Tell whether no further request has arrived, neither parsed nor in the kernel's buffer (FIONREAD, tcp(7))."""
-    transport = connection.transport
-    if transport is None or transport.is_closing():
-        return False  # it ends by itself
-    if connection._messages:  # noqa: SLF001, aiohttp does not tell
-        return False
-    waiting = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, b"\0" * 4)
-    return waiting == bytes(4)
-
-
-def _is_due(connection: web.RequestHandler, since: float, now: float) -> bool:
-    """Tell whether an idle connection is to be closed now; each moment of the spread is as likely as another."""
-    if not connection._request_count:  # noqa: SLF001, aiohttp does not tell
-        return now - since >= _PATIENCE
-    served = connection._next_keepalive_close_time - connection.keepalive_timeout  # noqa: SLF001, as above
-    return now - served >= _QUIET and random.random() * max(_LOOK, since + _SPREAD - now) < _LOOK  # noqa: S311, no secret

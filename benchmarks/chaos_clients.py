@@ -1,0 +1,356 @@
+"""The clients of the chaos tool: ``chaos_clients.py SPEC RECORDS``, one process of them.
+
+Standard input tells new addresses, as one JSON object a line; its end ends the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import random
+import struct
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import asyncssh
+import measure
+from chaos_wire import TEXT, Connection, GoodbyeError, Response, WrongError
+from chaos_world import FAILURES, Client, LostError, Spec, World
+
+_PIECE = 64 * 1024
+_NOTHING_OF_THIS_USER: Any = {"known_hosts": None, "client_keys": None, "agent_path": None, "config": None}
+
+
+def _message(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
+    """Return a request, whole."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
+    lines += [f"Content-Length: {len(body)}"] if method == "POST" else []
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Http(Client):
+    """What all clients of HTTP have in common."""
+
+    def ask(self, *headers: str) -> tuple[bytes, bytes | None]:
+        """Return a short request, and the body that its answer must have, where that is known."""
+        if not self.target.known:
+            return _message("GET", self.target.path, *headers), None
+        number = str(self.chance.getrandbits(40))
+        return _message("GET", f"/?n={number}", *headers), number.encode()
+
+    def check(self, response: Response, body: bytes | None) -> Response:
+        """Raise ``WrongError`` unless it is the answer."""
+        if response.status >= (400 if self.target.known else 500):
+            raise WrongError(f"status {response.status}: {response.body[:100]!r}")
+        if body is not None and response.body != body:
+            raise WrongError(f"expected {body[:40]!r} ({len(body)}), got {response.body[:40]!r} ({len(response.body)})")
+        return response
+
+
+class Fresh(Http):
+    """A connection for each request."""
+
+    async def turn(self) -> None:
+        headers = ["Connection: close"] if self.chance.random() < 0.5 else []
+        data, body = self.ask(*headers)
+        async with self.connection() as at, self.request(at) as request:
+            await at.open(self.target.address)
+            await at.send(data)
+            self.check(await at.read_response(), body)
+            request.count_until_now()
+            if headers:
+                with contextlib.suppress(ConnectionError):  # it has been answered; its worker may be killed now
+                    await at.read_end()
+
+
+class KeepAlive(Http):
+    """Many requests on a connection, with pauses: short ones, and such as idle connections have."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at:
+            for number in range(self.chance.randint(2, 200)):
+                if number and (self.world.ending or at.ended):
+                    return  # between two requests a server may close
+                data, body = self.ask()
+                async with self.request(at):
+                    if not number:
+                        await at.open(self.target.address)
+                    await at.send(data)
+                    response = self.check(await at.read_response(), body)
+                if response.last:
+                    return
+                await self.pause(0.1)
+                if self.chance.random() < 0.03:
+                    await asyncio.sleep(self.chance.uniform(0.8, 2.5))
+
+
+class Pipelined(Http):
+    """Several requests in one write; each must be answered, in this order."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at:
+            for number in range(self.chance.randint(1, 10)):
+                if number and (self.world.ending or at.ended):
+                    return
+                if await self._burst(at, first=not number):
+                    return
+                await self.pause(0.3)
+
+    async def _burst(self, at: Connection, *, first: bool) -> bool:
+        """Return whether the connection is of no more use."""
+        asked = [self.ask() for _ in range(self.chance.randint(2, 10))]
+        started, failure, last = measure.clock(), None, False
+        for number, (_, body) in enumerate(asked):
+            try:
+                async with self.request(at, started):
+                    if failure:
+                        raise failure
+                    if not number:
+                        if first:
+                            await at.open(self.target.address)
+                        await at.send(b"".join(data for data, _ in asked))
+                    last = self.check(await at.read_response(), body).last
+            except LostError as error:
+                failure = error.cause
+        return last or failure is not None
+
+
+class Slow(Http):
+    """Sends header and body byte after byte, sometimes on a connection that has served before."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at:
+            if again := self.chance.random() < 0.3:
+                data, body = self.ask()
+                async with self.request(at):
+                    await at.open(self.target.address)
+                    await at.send(data)
+                    response = self.check(await at.read_response(), body)
+                await self.pause(0.5)
+                if response.last or at.ended:
+                    return
+            data, body = self._ask_slowly()
+            async with self.request(at) as request:
+                if not again:
+                    await at.open(self.target.address)
+                await at.trickle(data, self.chance.uniform(0.5, 4.0))
+                request.count_from_now()
+                self.check(await at.read_response(), body)
+
+    def _ask_slowly(self) -> tuple[bytes, bytes | None]:
+        if not self.target.known or self.chance.random() < 0.5:
+            return self.ask()
+        body = b"%x" % self.chance.getrandbits(200)
+        return _message("POST", "/echo", body=body), body
+
+
+class Upload(Http):
+    """A large body, in pieces."""
+
+    async def turn(self) -> None:
+        body = self.chance.randbytes(self.chance.randint(2**18, 3 * 2**20))
+        digest, pause = hashlib.sha256(body).hexdigest().encode(), self.chance.choice((0.0, 0.01, 0.05))
+        data = _message("POST", "/sum", body=body)
+        async with self.connection() as at, self.request(at):
+            await at.open(self.target.address)
+            for start in range(0, len(data), _PIECE):
+                await at.send(data[start : start + _PIECE])
+                await asyncio.sleep(pause)
+            self.check(await at.read_response(), digest)
+
+
+class Download(Http):
+    """A large answer, with a length or in chunks, read fast or slowly."""
+
+    async def turn(self) -> None:
+        how, size = self.chance.choice(("bytes", "pieces")), self.chance.randint(2**18, 2**21)
+        async with self.connection() as at, self.request(at):
+            await at.open(self.target.address)
+            await at.send(_message("GET", f"/{how}/{size}"))
+            response = self.check(await at.read_response(pause=self.chance.choice((0.0, 0.01, 0.05))), None)
+            if len(response.body) != size or hashlib.sha256(response.body).hexdigest() != response.headers.get("x-sum"):
+                raise WrongError(f"asked for {size} bytes, got {len(response.body)}, or others")
+
+
+class Websocket(Client):
+    """Numbered messages that come back; a goodbye of the server is one, and anything else that ends it is not."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at:
+            async with self.request(at):
+                await at.open(self.target.address)
+                await at.upgrade("/ws")
+            for number in range(self.chance.randint(1, 60)):
+                if self.world.ending or not await self._idle(at):
+                    return
+                async with self.request(at):
+                    await at.send_frame(TEXT, b"%d" % number)
+                    if (text := await at.read_text()) != str(number):
+                        raise WrongError(f"sent {number}, got {text!r}")
+            async with self.request(at):
+                await at.leave()
+
+    async def _idle(self, at: Connection) -> bool:
+        """Wait, and return whether the server is there still."""
+        try:
+            await at.idle(self.chance.uniform(0.05, 0.5))
+        except GoodbyeError:
+            return False
+        except FAILURES as error:
+            async with self.request(at):  # nothing was asked, but a websocket must not just end
+                raise error from None
+        return True
+
+
+class Ssh(Client):
+    """Some commands on a connection, each with its output and exit status."""
+
+    async def turn(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            at = await stack.enter_async_context(self.connection())
+            for number in range(self.chance.randint(1, 3)):
+                if number:
+                    await self.pause(0.3)
+                async with self.request(at):
+                    if not number:
+                        ssh = await self._connect(at)
+                        stack.push_async_callback(self._close, ssh)
+                    await self._run(ssh, at)
+
+    async def _connect(self, at: Connection) -> asyncssh.SSHClientConnection:
+        sock = await at.dial(self.target.address)
+        return await asyncssh.connect(sock=sock, username="chaos", password="chaos", **_NOTHING_OF_THIS_USER)
+
+    async def _run(self, ssh: asyncssh.SSHClientConnection, at: Connection) -> None:
+        text, status = f"{self.chance.getrandbits(80):x}", self.chance.randint(0, 100)
+        done = await ssh.run(f"echo {text} {status}")
+        if done.exit_status is None:
+            raise EOFError("the session ended without an exit status")
+        worker, _, said = str(done.stdout).partition(" ")
+        if (said.strip(), done.exit_status) != (text, status):
+            raise WrongError(f"expected {text} and {status}, got {done.stdout!r} and {done.exit_status}")
+        at.worker = int(worker)
+
+    async def _close(self, ssh: asyncssh.SSHClientConnection) -> None:
+        ssh.close()
+        await ssh.wait_closed()
+
+
+class Echo(Client):
+    """Bytes that all come back, and then the end."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at, self.request(at):
+            await at.open(self.target.address)
+            if self.target.known:
+                (at.worker,) = struct.unpack("!I", await at.read(4))
+            for _ in range(self.chance.randint(1, 20)):
+                data = self.chance.randbytes(self.chance.choice((1, 100, 10_000, 100_000)))
+                await at.send(data)
+                if await at.read(len(data)) != data:
+                    raise WrongError(f"{len(data)} bytes came back as others")
+                await asyncio.sleep(self.chance.choice((0.0, 0.0, 0.1)))
+            at.finish()
+            await at.read_end()
+
+
+class Banner(Client):
+    """The first line of an SSH server of which nothing else is known."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at, self.request(at):
+            await at.open(self.target.address)
+            if not (line := await at.read_line()).startswith(b"SSH-2.0-"):
+                raise WrongError(f"this is no SSH: {line!r}")
+
+
+class Connect(Client):
+    """A connection that is not reset, to a server of which nothing else is known."""
+
+    async def turn(self) -> None:
+        async with self.connection() as at, self.request(at) as request:
+            await at.open(self.target.address)
+            await asyncio.sleep(0.05)
+            request.count_from_now()
+            at.check()
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """How many of a sort of client there are, and how busy they are."""
+
+    client: type[Client]
+    number: int
+    """For each address."""
+    pause: float
+    """Seconds between two turns of one, on average."""
+    part: int
+    """Of the processes: 0 has those that are quick."""
+
+
+SORTS = {
+    "fresh": Sort(Fresh, 4, 0.1, 0),
+    "keep alive": Sort(KeepAlive, 6, 0.2, 0),
+    "pipelined": Sort(Pipelined, 2, 0.3, 0),
+    "connect": Sort(Connect, 2, 0.1, 0),
+    "slow": Sort(Slow, 3, 0.1, 1),
+    "upload": Sort(Upload, 1, 0.3, 1),
+    "download": Sort(Download, 1, 0.3, 1),
+    "websocket": Sort(Websocket, 3, 0.1, 1),
+    "ssh": Sort(Ssh, 2, 0.5, 1),
+    "echo": Sort(Echo, 3, 0.1, 1),
+    "banner": Sort(Banner, 1, 0.5, 1),
+}
+_PROBING = ("fresh", "keep alive", "pipelined", "slow")
+
+
+def sorts_for(kind: str, *, known: bool, echo: bool) -> tuple[str, ...]:
+    """Return which sorts of client can talk to a server.
+
+    Args:
+        kind: as configured.
+        known: whether it is the tool's own application.
+        echo: whether it is said to send back what it gets.
+    """
+    match kind:
+        case "aiohttp":
+            return (*_PROBING, "upload", "download", "websocket") if known else _PROBING
+        case "ssh":
+            return ("ssh",) if known else ("banner",)
+        case "stream" | "protocol" if known or echo:
+            return ("echo",)
+    return ("connect",)
+
+
+async def drive(spec: Spec, world: World) -> None:
+    """Let all clients of this process run until it is over, and a little longer if some wait for answers."""
+    world.listen()
+    clients = [
+        asyncio.create_task(
+            SORTS[sort].client(world, target, random.Random(f"{spec.seed} {spec.part} {n}")).run(SORTS[sort].pause)
+        )
+        for n, (sort, target) in enumerate(spec.clients)
+    ]
+    await world.watch()
+    _, late = await asyncio.wait(clients, timeout=spec.patience)
+    for task in late:
+        task.cancel()
+    for task in clients:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def main() -> None:
+    """Run the clients of a process."""
+    spec = Spec.load(sys.argv[1])
+    with open(sys.argv[2], "w", encoding="ascii") as file:
+        world = World(spec, file)
+        asyncio.run(drive(spec, world))
+        file.write(json.dumps({"lag": world.lag}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Who is well, and who has served its time: conclusions from what workers show of themselves.
+
+    well    its loop turned within ``slow``
+    slow    it did not: siblings attend its slot too, and nothing else happens; its next beat makes it well
+    hung    no beat for ``hung``: it is made to show its stacks, killed and replaced
+
+Only a sample tells. Time alone makes nobody slow, since a worker may have beaten meanwhile. Who boots
+has ``boot`` instead, and who drains has its grace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from .children import Worker
+from .events import Sample
+from .pool import Pool
+
+
+def judge(pool: Pool, samples: Mapping[int, Sample], now: float) -> None:
+    """Note what workers show; ``reconcile`` does something about it.
+
+    Args:
+        pool: whose workers.
+        samples: by the workers' ids.
+        now: monotonic seconds.
+    """
+    for worker in pool.workers.values():
+        if sample := samples.get(worker.id):
+            worker.connections, worker.busy, worker.waiting = sample.connections, sample.busy, sample.waiting
+            worker.cut = sample.cut
+            if worker.serving:
+                _judge_beat(pool, worker, sample.beat, now)
+                _judge_age(pool, worker, sample, now)
+    _judge_load(pool, now)
+
+
+def _judge_beat(pool: Pool, worker: Worker, beat: float, now: float) -> None:
+    worker.looked = now
+    worker.beat = max(worker.beat, min(beat, now))
+    silence = now - worker.beat
+    was_slow, worker.slow = worker.slow, now >= worker.beat + worker.plan.slow
+    if now >= worker.beat + worker.plan.hung:
+        worker.hung = True
+        worker.deadline, worker.overdue = now, f"gave no sign of life for {silence:.1f}s (timeouts.hung)"
+    elif worker.slow and not was_slow:
+        helped = "; siblings attend its slot" if len(pool.serving) > 1 else ""
+        pool.say("warning", f"{worker} is slow: no sign of life for {silence:.1f}s{helped}")
+    elif was_slow and not worker.slow:
+        pool.say("info", f"{worker} is well again")
+
+
+def _judge_age(pool: Pool, worker: Worker, sample: Sample, now: float) -> None:
+    """Have a worker replaced that has served its time; it serves until its successor does."""
+    if worker.deadline is None and pool.good(worker) and (why := next(_worn(worker, sample, now), None)):
+        worker.leaving = True
+        pool.say("info", f"{worker} is recycled: {why}")
+
+
+def _worn(worker: Worker, sample: Sample, now: float) -> Iterator[str]:
+    limits = worker.plan.recycle
+    served = now - (worker.served_from or now)
+    for value, limit, text in (
+        (sample.requests, limits.requests, f"{sample.requests} requests (recycle.requests)"),
+        (sample.accepted, limits.connections, f"{sample.accepted} connections (recycle.connections)"),
+        (served, limits.age, f"{served:.0f}s old (recycle.age)"),
+        (sample.memory, limits.memory, f"{sample.memory / 1024**2:.0f} MiB private memory (recycle.memory)"),
+    ):
+        if limit is not None and value >= limit * worker.stamina:
+            yield text
+
+
+def _judge_load(pool: Pool, now: float) -> None:
+    """Let a pool with a range of workers grow or shrink; not while a start or reload is under way."""
+    plan = pool.stable
+    if plan is None or plan.range is None or pool.trial:
+        return
+    able = [worker for worker in pool.serving if pool.good(worker)]
+    if len(able) < plan.workers:
+        return  # one is on its way, or being replaced
+    busy = sum(1.0 if worker.slow else worker.busy for worker in able) / len(able)
+    waiting = sum(worker.waiting for worker in able)
+    number = pool.load.number(plan.workers, busy=busy, waiting=waiting, now=now)
+    number = min(max(number, plan.range.min), plan.range.max)
+    if number != plan.workers:
+        pool.scale(number)
+        pool.say("info", f"pool {pool.name}: {number} workers wanted, {busy:.0%} busy, {waiting} connections wait")
