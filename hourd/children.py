@@ -109,9 +109,16 @@ class Worker(Child):
     def look_at(self) -> float:
         """When to sample it again: as it would become slow; soon, once it is."""
         plan = self.plan
+        if self.state == "draining":
+            return self.beat + plan.hung
         if not self.slow:
             return self.beat + plan.slow
         return min(self.looked + plan.slow / 4, self.beat + plan.hung)
+
+    @property
+    def beats(self) -> bool:
+        """Whether its loop should turn: it has begun to serve and has not ended."""
+        return self.state in ("serving", "draining") and not self.lost
 
     @property
     def coming(self) -> bool:

@@ -5,7 +5,7 @@
     hung    no beat for ``hung``: it is made to show its stacks, killed and replaced
 
 Only a sample tells. Time alone makes nobody slow, since a worker may have beaten meanwhile. Who boots
-has ``boot`` instead, and who drains has its grace.
+has ``boot`` instead; who drains attends nothing, and is never slow.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def judge(pool: Pool, samples: Mapping[int, Sample], now: float) -> None:
         if sample := samples.get(worker.id):
             worker.connections, worker.busy, worker.waiting = sample.connections, sample.busy, sample.waiting
             worker.cut = sample.cut
-            if worker.serving:
+            if worker.beats:
                 _judge_beat(pool, worker, sample.beat, now)
+            if worker.serving:
                 _judge_age(pool, worker, sample, now)
     _judge_load(pool, now)
 
@@ -39,14 +40,14 @@ def _judge_beat(pool: Pool, worker: Worker, beat: float, now: float) -> None:
     worker.looked = now
     worker.beat = max(worker.beat, min(beat, now))
     silence = now - worker.beat
-    was_slow, worker.slow = worker.slow, now >= worker.beat + worker.plan.slow
+    was_slow, worker.slow = worker.slow, worker.serving and now >= worker.beat + worker.plan.slow
     if now >= worker.beat + worker.plan.hung:
         worker.hung = True
         worker.deadline, worker.overdue = now, f"gave no sign of life for {silence:.1f}s (timeouts.hung)"
     elif worker.slow and not was_slow:
         helped = "; siblings attend its slot" if len(pool.serving) > 1 else ""
         pool.say("warning", f"{worker} is slow: no sign of life for {silence:.1f}s{helped}")
-    elif was_slow and not worker.slow:
+    elif was_slow and worker.serving and not worker.slow:
         pool.say("info", f"{worker} is well again")
 
 

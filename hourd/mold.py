@@ -21,10 +21,11 @@ import socket
 import sys
 import threading
 import time
+from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from . import channel, errors, log, orders, privileges, stacks, worker
+from . import channel, ending, errors, log, orders, privileges, stacks, worker
 from .application import Application, explain, load
 from .worker import Birth
 
@@ -149,13 +150,14 @@ class Mold:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Live as a mold, and as a worker in each child that is forked from it."""
     end = channel.ChildEnd(socket.socket(fileno=channel.MOLD_FD))
     try:
-        return _live(end)
+        code = _live(end)
     finally:
         end.leave_open()
+    ending.leave(code)
 
 
 def _live(end: channel.ChildEnd) -> int:

@@ -182,7 +182,7 @@ class Pool:
     def deadline(self, now: float) -> float | None:
         """Return when time alone will change something."""
         times = [child.deadline for child in self.children]
-        times += [worker.look_at for worker in self.serving]
+        times += [worker.look_at for worker in self.workers.values() if worker.beats]
         times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
         times.append(self._degraded_until)
         return min((at for at in times if at is not None and at > now), default=None)

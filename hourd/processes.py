@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import channel, orders, scoreboard, stacks
+from . import channel, orders, priority, scoreboard, stacks
 
 _logger = logging.getLogger("hourd")
-_PROGRAM = "import sys; from hourd.mold import main; sys.exit(main())"
+_PROGRAM = "from hourd.mold import main; main()"
 _NOT_FOR_CHILDREN = (
     "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 )  # fmt: skip
@@ -39,6 +39,8 @@ class Child:
     dumped: bool = False
     """It was told to show its stacks."""
     killed: bool = False
+    gives_way: bool = False
+    """A mold that imports at less than its usual priority."""
     board: scoreboard.Board | None = None
     last: scoreboard.Record = field(default_factory=scoreboard.Record)
 
@@ -82,6 +84,8 @@ class Processes:
             raise
         child = Child(number, end, is_mold=True, pool=what.pool, slot=-1, generation=what.generation, pid=pid)
         child.board = scoreboard.Board(os.dup(fds[1]), writable=False)
+        # Earlier generations serve while a later one is imported.
+        child.gives_way = what.preload and what.generation > 1 and priority.give_way(pid)
         self._add(child)
         self._by_pid[pid] = child
         self._send_and_close(child, channel.Begin(), fds)
@@ -111,6 +115,9 @@ class Processes:
             OSError: the system refused.
         """
         parent = self._children[mold]
+        if parent.gives_way and parent.pid:
+            parent.gives_way = False
+            priority.catch_up(parent.pid)
         end, theirs = channel.pair()
         child = Child(number, end, is_mold=False, pool=parent.pool, slot=slot, generation=parent.generation)
         try:

@@ -86,7 +86,7 @@ def _kill(child: Mold | Worker, reason: str) -> Iterator[Action]:
     child.deadline = None
     if not child.killed:
         child.killed = True
-        yield Say("warning" if child.failure else "info", f"killing {child}: it {reason}")
+        yield Say("warning" if child.failure or child.dumped else "info", f"killing {child}: it {reason}")
         yield Kill(child.id, reason)
 
 

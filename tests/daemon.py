@@ -41,7 +41,8 @@ from .around import ECHO, ENDED, PATIENCE, Manager, connect, find_processes, poo
 __all__ = ["ECHO", "PATIENCE", "Daemon", "connect", "pool", "talk"]
 
 _LOOK = 0.02
-_PROGRAM = "from hourd.cli import main; main()"
+PROGRAM = (sys.executable, "-P", "-c", "from hourd.cli import main; main()")
+"""What executes hourd's command line."""
 _TREE = Path(hourd.__file__).parents[1]
 _NOT_INHERITED = ("NOTIFY_SOCKET", "RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID")
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Daemon:
         *,
         folder: Path | None = None,
         environment: Mapping[str, str] = {},
-        command: Sequence[str] = (sys.executable, "-P", "-c", _PROGRAM),
+        command: Sequence[str] = PROGRAM,
         arguments: Sequence[str] | None = None,
     ) -> None:
         """Take what is to run; entering the block starts it.
@@ -184,7 +185,7 @@ class Daemon:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of hourd in the daemon's folder and environment."""
         return subprocess.run(
-            [sys.executable, "-P", "-c", _PROGRAM, *arguments],
+            [*PROGRAM, *arguments],
             cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
 

@@ -121,7 +121,7 @@ def test_a_worker_whose_loop_is_blocked_is_killed_after_its_grace():
             sock.recv(1)
             daemon.signal(signal.SIGTERM)
             assert daemon.wait() == 0
-        daemon.allow("its stacks")
+        daemon.allow("its stacks", "killing worker")
         daemon.wait_log("killing worker web/0 .*: it did not end within its grace of 0.1s")
         daemon.wait_log(r"its stacks:\n.*\n.*app.py\", line 5 in serve")
 

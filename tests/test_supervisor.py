@@ -542,7 +542,22 @@ def test_hung_worker_of_a_pool_without_siblings() -> None:
     )
 
 
-def test_who_boots_or_drains_is_not_judged_by_beats() -> None:
+def test_who_drains_is_never_slow_but_may_hang() -> None:
+    supervisor = play(
+        *running(grace=3600.0),
+        (10.0, look(10.0, 2, 3), []),
+        (10.0, ScaleAsked("web", 1), [Attend(2, 1)]),
+        (10.0, Attending(2, 1), [Release(3, 1), Drain(3)]),
+        (38.0, look(38.0, 2, 3), []),
+        (67.9, look(67.9, 2, silent={3: 38.0}), []),
+        (68.0, look(68.0, 2, silent={3: 38.0}), [Dump(3)]),
+        (68.5, Elapsed(), [Kill(3, "gave no sign of life for 30.0s (timeouts.hung)")]),
+        (68.6, Exited(3, -9), []),
+    )
+    assert supervisor.pools["web"].restarts == 0
+
+
+def test_who_boots_is_not_judged_by_beats() -> None:
     play(
         *running(),
         (10.0, ScaleAsked("web", 1), [Attend(2, 1)]),
