@@ -165,29 +165,32 @@ def _talks(command: Command) -> Command:
     """Add the ways to find a running daemon, and give the command its control socket's path."""
 
     @_file
+    @click.option("--name", envvar="HOURD_NAME", help="Name of the daemon, where the file has another or there is none.")
     @click.option("--control", "place", envvar="HOURD_CONTROL", metavar="PATH", help="Control socket of the daemon.")
     @functools.wraps(command)
-    def found(file: str | None, place: str | None, **given: Any) -> Any:
-        return command(path=place or _find(file), **given)
+    def found(file: str | None, name: str | None, place: str | None, **given: Any) -> Any:
+        return command(path=place or _find(file, name), **given)
 
     return found
 
 
-def _find(file: str | None) -> str:
-    """Return the control socket of the daemon of a file, or of the only daemon there is."""
+def _find(file: str | None, name: str | None) -> str:
+    """Return the control socket of the daemon of a file or name, or of the only daemon there is."""
     folders = config.control_folders(os.environ)
     path = file or _default_file()
     if path is not None:
-        name, control_path = config.identify(path, environ=os.environ)
+        own_name, control_path = config.identify(path, environ=os.environ)
         if control_path:
             return control_path
+        name = name or own_name
+    if name:
         places = [os.path.join(folder, f"{name}.sock") for folder in folders]
         return next(filter(os.path.exists, places), places[0])
     places = sorted(place for folder in folders for place in glob.glob(os.path.join(glob.escape(folder), "*.sock")))
     if len(places) == 1:
         return places[0]
     found = f"there are several daemons ({', '.join(places)})" if places else f"no daemon is in {' or '.join(folders)}"
-    raise errors.RefusedError(f"{found}; say which: -c FILE or --control PATH")
+    raise errors.RefusedError(f"{found}; say which: -c FILE, --name NAME or --control PATH")
 
 
 @main.command()

@@ -233,6 +233,19 @@ def test_the_default_place():
         assert daemon.run("status", "-c", str(daemon.file)).returncode == 0
 
 
+def test_a_name_that_the_file_does_not_know():
+    environment = {"RUNTIME_DIRECTORY": ".", "HOURD_NAME": "blue"}
+    with Daemon(yaml.safe_dump(pool()), {"app.py": ECHO}, environment=environment) as daemon:
+        daemon.expect("READY=1")
+        daemon.control = str(daemon.folder / "blue.sock")
+        assert daemon.status()["name"] == "blue"
+        file = str(daemon.file)
+        assert daemon.run("status", "-c", file).returncode == 0  # by HOURD_NAME
+        assert daemon.run("status", "-c", file, "--name", "blue").returncode == 0
+        other = daemon.run("status", "-c", file, "--name", "green")
+        assert (other.returncode, "green.sock" in other.stderr) == (1, True)
+
+
 def test_others_may_not_ask(nobody, daemon):
     code = f"""
 import socket
