@@ -170,11 +170,11 @@ class MasterEnd(_End):
             BlockingIOError: there is no message.
             ProtocolError: the child sent something else.
         """
-        # Without room for SCM_RIGHTS the kernel closes descriptors that a child may send.
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(_LIMIT, socket.CMSG_SPACE(_CREDENTIALS.size))
+            data, ancillary, flags = self._read()
         except ConnectionResetError:
-            return None
+            # It ended before it had read everything. That is told first, and once; what it said before is still here.
+            data, ancillary, flags = self._read()
         if not data:
             return None
         if flags & socket.MSG_TRUNC:
@@ -187,6 +187,11 @@ class MasterEnd(_End):
             return Packet(_decode_from_child(data), pid=pid)
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"sent a message that is none: {error}") from None
+
+
+    def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
+        # Without room for SCM_RIGHTS the kernel closes descriptors that a child may send.
+        return self._sock.recvmsg(_LIMIT, socket.CMSG_SPACE(_CREDENTIALS.size))[:3]
 
 
 class ChildEnd(_End):

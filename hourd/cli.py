@@ -165,7 +165,7 @@ def _talks(command: Command) -> Command:
     """Add the ways to find a running daemon, and give the command its control socket's path."""
 
     @_file
-    @click.option("--name", envvar="HOURD_NAME", help="Name of the daemon, where the file has another or there is none.")
+    @click.option("--name", envvar="HOURD_NAME", help="Name of the daemon, if its file does not tell.")
     @click.option("--control", "place", envvar="HOURD_CONTROL", metavar="PATH", help="Control socket of the daemon.")
     @functools.wraps(command)
     def found(file: str | None, name: str | None, place: str | None, **given: Any) -> Any:

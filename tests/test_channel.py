@@ -89,6 +89,19 @@ def test_the_master_takes_no_descriptors():
     master.close()
 
 
+def test_last_words_of_a_child_that_has_not_read_everything_are_heard():
+    master, child = both()
+    master.send(channel.Drain())
+    child.refuse("cannot import app", 75)
+    child.close()
+    packet = master.receive()
+    assert packet is not None
+    assert packet.message == channel.Refused("cannot import app", 75)
+    assert master.receive() is None
+    assert master.receive() is None
+    master.close()
+
+
 def test_long_reasons_are_shortened_and_kept_at_both_ends():
     master, child = both()
     child.refuse("first" + "é" * 200_000 + "last", 75)

@@ -49,7 +49,7 @@ def test_clients_with_keep_alive_lose_nothing_while_their_workers_are_recycled(l
         daemon.allow(SLOW)
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
-        with Witness(daemon, *LAWS), KeepAlive(address, 20) as clients, KeepAlive(address, 2, batch=5) as pipelined:
+        with Witness(daemon, *LAWS), KeepAlive(address, 100) as clients, KeepAlive(address, 2, batch=5) as pipelined:
             daemon.until(lambda: len(recycled(daemon, r"\d+ requests \(recycle\.requests\)")) >= 6, "they are replaced")
             clients.wait_for(50)
             pipelined.wait_for(50)
