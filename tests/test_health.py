@@ -252,7 +252,7 @@ async def lifespan():
 
 
 def test_a_mold_that_is_stopped_is_killed_once_it_is_needed():
-    with Daemon(pool(timeouts={"boot": "2s"}), {"app.py": ECHO}) as daemon:
+    with Daemon(pool(timeouts={"boot": "5s"}), {"app.py": ECHO}) as daemon:
         daemon.allow(SLOW, "SIGKILL", "it does not fork", "it did not show its stacks", "was never born")
         daemon.expect("READY=1")
         (mold,), (victim, sibling) = daemon.pool()["molds"], alive(daemon)
