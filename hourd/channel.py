@@ -188,7 +188,6 @@ class MasterEnd(_End):
         except msgspec.MsgspecError as error:
             raise ProtocolError(f"sent a message that is none: {error}") from None
 
-
     def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]], int]:
         # Without room for SCM_RIGHTS the kernel closes descriptors that a child may send.
         return self._sock.recvmsg(_LIMIT, socket.CMSG_SPACE(_CREDENTIALS.size))[:3]

@@ -35,6 +35,8 @@ class Plan:
     recycle: Recycle = Recycle()  # noqa: RUF009, frozen
     range: Range | None = None
     """Between these numbers the load decides; ``workers`` is where it begins."""
+    narrows: bool = False
+    """It has not all addresses that the pool has now: whoever has them keeps them until it is settled on."""
 
 
 # --- events ---------------------------------------------------------------------------------------

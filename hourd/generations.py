@@ -41,7 +41,13 @@ class Generations:
             return events.Misconfigured(generation, str(error), error.exit_code)
         self.all = {**self.all, generation: settings}
         plans = tuple(
-            plan(settings, name, generation=generation, slots=self._listeners.slots(settings, name))
+            plan(
+                settings,
+                name,
+                before=self.committed,
+                generation=generation,
+                slots=self._listeners.slots(settings, name),
+            )
             for name in settings.pools
         )
         return events.Configured(generation, plans)
@@ -72,3 +78,4 @@ class Generations:
             self._obsolete -= gone
             self.all = {number: settings for number, settings in self.all.items() if number not in gone}
             self._listeners.keep(*self.all.values())
+        self._listeners.let_go()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from . import cpus
 from .events import Plan
+from .listeners import Key, places
 from .settings import Pool, Range, Settings
 
 
-def plan(settings: Settings, name: str, *, generation: int, slots: int) -> Plan:
+def plan(settings: Settings, name: str, *, before: Settings, generation: int, slots: int) -> Plan:
     """Return the plan of a pool.
 
     Args:
         settings: as configured.
         name: of the pool.
+        before: the configuration that is in use.
         generation: its number.
         slots: how many the pool's addresses have already.
     """
@@ -30,7 +32,12 @@ def plan(settings: Settings, name: str, *, generation: int, slots: int) -> Plan:
         restart=pool.restart,
         recycle=pool.recycle,
         range=pool.workers if isinstance(pool.workers, Range) else None,
+        narrows=not _addresses(before, name) <= _addresses(settings, name),
     )
+
+
+def _addresses(settings: Settings, name: str) -> set[Key]:
+    return {key for key, *_ in places(settings, name)} if name in settings.pools else set()
 
 
 def _number(workers: int | str | Range) -> int:

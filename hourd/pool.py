@@ -154,7 +154,7 @@ class Pool:
     @property
     def settled(self) -> bool:
         """Whether every slot is attended as wanted and nobody else serves or will."""
-        plan, serving = self.wanted, self.serving
+        plan, serving = self.wanted, [worker for worker in self.serving if not self.keeps(worker)]
         return (
             plan is not None
             and (self.trial is None or self.rolling)
@@ -166,6 +166,11 @@ class Pool:
     def good(self, worker: Worker) -> bool:
         """Tell whether a worker is one that is wanted."""
         return worker.follows(self.wanted)
+
+    def keeps(self, worker: Worker) -> bool:
+        """Tell whether a worker has addresses that the trial lacks, and stays until the trial is settled on."""
+        narrows = self.rolling and self.trial is not None and self.trial.narrows
+        return narrows and self.stable is not None and worker.generation == self.stable.generation
 
     def ready_mold(self, plan: Plan) -> Mold | None:
         for mold in self.molds.values():

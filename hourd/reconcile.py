@@ -195,13 +195,29 @@ def _spawn(pool: Pool, plan: Plan, mold: Mold, slot: int, number: int, now: floa
 
 
 def _keep_slots(pool: Pool) -> Iterator[Action]:
-    """Give each slot to the best there is, and take it from others once that one attends."""
+    """Keep every slot attended: once, or, where a trial lacks addresses, by it and by those who have them."""
     serving = [] if pool.closing else pool.serving
+    kept = [worker for worker in serving if pool.keeps(worker)]
+    others = [worker for worker in serving if not pool.keeps(worker)]
+    yield from _share_slots(pool, kept)
+    # A canary has its own slot and no more, as long as others are well and not all of its like are there.
+    few = pool.wanted is not None and len({worker.slot for worker in others}) < pool.wanted.workers
+    yield from _share_slots(pool, others, only_own=few and any(not worker.slow for worker in kept))
+
+
+def _share_slots(pool: Pool, serving: list[Worker], *, only_own: bool = False) -> Iterator[Action]:
+    """Give each slot to the best among some, and take it from the others once that one attends.
+
+    Args:
+        pool: whose slots.
+        serving: among whom.
+        only_own: whether nobody is to have more than the own slot.
+    """
     holders: dict[int, list[Worker]] = {}
     for worker in serving:
         for slot in worker.attends:
             holders.setdefault(slot, []).append(worker)
-    for slot, best in _attendants(pool, serving, holders).items():
+    for slot, best in _attendants(pool, serving, holders, only_own=only_own).items():
         if slot not in best.attends:
             best.attends[slot] = False
             yield Attend(best.id, slot)
@@ -217,7 +233,9 @@ def _stays(pool: Pool, worker: Worker, slot: int, best: Worker) -> bool:
     return worker.slow and worker.slot == slot and best.slot != slot and wanted
 
 
-def _attendants(pool: Pool, serving: list[Worker], holders: dict[int, list[Worker]]) -> dict[int, Worker]:
+def _attendants(
+    pool: Pool, serving: list[Worker], holders: dict[int, list[Worker]], *, only_own: bool
+) -> dict[int, Worker]:
     """Choose who is to attend each slot: its own worker, or, where it has none, a sibling.
 
     The own worker stays even when it is unwanted, until its successor can serve. Who is slow is chosen
@@ -229,7 +247,7 @@ def _attendants(pool: Pool, serving: list[Worker], holders: dict[int, list[Worke
     for worker in sorted(able, key=lambda worker: (pool.good(worker), worker.id)):
         if worker.slot in seats:
             chosen[worker.slot] = worker
-    gaps = [slot for slot in range(pool.slots) if slot not in chosen] if able else []
+    gaps = [slot for slot in range(pool.slots) if slot not in chosen] if able and not only_own else []
     return chosen | (_spread(pool, able, holders, gaps, chosen) if gaps else {})
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+from typing import Any
 
 import pytest
 
 from .around import AT_GATE, BROKEN, GATE, Gate
 from .daemon import ECHO, Daemon, connect, pool, talk
+from .witness import Fresh
 
 SAY = "async def serve(reader, writer):\n    writer.write(b'{}')\n"
 
@@ -233,3 +236,65 @@ def refuses(address: str) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+# --- addresses that a pool loses ------------------------------------------------------------------
+
+FAILS = """
+@contextlib.asynccontextmanager
+async def fails():
+    await at_gate()
+    raise RuntimeError("boot on purpose")
+    yield
+"""
+
+
+def two_pools(first: list[str], second: list[str], lifespan: str | None = None) -> dict[str, Any]:
+    """Return a pool ``web`` and a pool ``two``, with their addresses; the other one has a lifespan."""
+    web, two = pool(server={"bind": first})["pools"], pool("two", server={"bind": second}, lifespan=lifespan)["pools"]
+    return {"pools": web | two}
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in socks]
+
+
+@pytest.mark.parametrize("boots", [True, False])
+@pytest.mark.parametrize("moves", [True, False])
+def test_an_address_that_a_pool_loses_is_attended_until_the_reload_is_settled(moves, boots):
+    address, other, third = (f"127.0.0.1:{port}" for port in free_ports(3))
+    config = two_pools([address], [other])
+    with Daemon(config, {"app.py": ECHO, "gate.py": GATE + FAILS}) as daemon, Gate(daemon.folder) as gate:
+        daemon.allow("boot on purpose", "refused", "lifespan failed")
+        daemon.expect("READY=1")
+        old = set(daemon.workers())
+        lifespan = "gate:lifespan" if boots else "gate:fails"
+        daemon.configure(two_pools([third], [other, address] if moves else [other], lifespan))
+        with Fresh(address, 3) as clients:
+            daemon.signal(signal.SIGHUP)
+            _, held = gate.next()
+            daemon.until(lambda: len(daemon.workers()) == 4, "the new workers of the pool serve beside the old ones")
+            clients.wait_for(100)
+            assert set(clients.by) == old
+            if moves or not boots:
+                held.close()
+                gate.remove()
+                last = daemon.wait_until(lambda status: status["last_reload"])["last_reload"]
+                assert last["ok"] is boots
+                clients.wait_for(100)
+        held.close()
+        gate.remove()
+        last = daemon.wait_until(lambda status: status["last_reload"])["last_reload"]
+        daemon.until(lambda: len(daemon.workers()) == 2, "either has gone")
+        if not boots:
+            assert set(daemon.workers()) == old
+            assert {int(talk(address).split()[0]) for _ in range(30)} == old
+        elif moves:
+            assert {int(talk(address).split()[0]) for _ in range(30)} == set(daemon.workers("two"))
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                connect(address)

@@ -295,6 +295,7 @@ class World:
             hung=self.random.choice((3.0, 6.0)),
             recycle=self.random.choice((Recycle(), Recycle(), Recycle(requests=5000), Recycle(age=60.0))),
             range=self.random.choice((None, None, Range(min=1, max=4))),
+            narrows=self.random.random() < 0.3,
         )
 
     def _ill(self, share: float = 1.0) -> bool:
@@ -521,6 +522,15 @@ class World:
             if other is not child
         )
 
+    def _kept(self, name: str) -> set[int]:
+        """Return the slots of which all addresses are attended while a trial lacks some; the others' are not lost yet."""
+        pool = self.supervisor.pools[name]
+        serving = [child for child in self.children.values() if child.pool == name and child.serves]
+        if pool.rolling and pool.stable and pool.trial and pool.trial.narrows:
+            old = [child for child in serving if child.generation == pool.stable.generation]
+            serving = old or serving
+        return {slot for child in serving for slot in child.told}
+
     def _given_up(self, child: Child) -> bool:
         """Whether it is to be killed at its birth."""
         worker = self.supervisor.pools[child.pool].workers.get(child.id)
@@ -543,6 +553,7 @@ class World:
                 self._law(self._attended[pool] <= told[pool], pool, "a slot is left alone")
                 slots = self._attended[pool] if pool in well else set()
                 self._law(slots <= well.get(pool, set()), pool, "a slot is left to who is slow")
+                self._law(self._attended[pool] <= self._kept(pool), pool, "a slot is left to who lacks an address")
         successors = Counter(
             child.pool
             for child in self.children.values()
