@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from . import channel
 from .children import Worker
-from .listeners import Key, Listeners, places
+from .listeners import Listeners, Place
 from .processes import Child
 from .settings import Settings
 
@@ -21,7 +21,8 @@ def attend(
     Raises:
         OSError: a socket that the slot does not have yet cannot be bound.
     """
-    lent = list(listeners.lend(generations[child.generation], child.pool, slot, own=slot == child.slot))
+    own = slot == child.slot
+    lent = list(listeners.lend(generations[child.generation], child.pool, slot, own=own, holder=child))
     message = channel.Attend(slot, [(each.server, each.backlog) for each in lent])
     return message, tuple(each.socket.fileno() for each in lent)
 
@@ -39,23 +40,28 @@ def release(
         others: who attends slots, in any pool.
     """
     attended = {
-        (key, seat)
+        (place.bound, seat)
         for other in others
         for theirs in other.attends
-        for _, key, seat in _sockets(generations[other.generation], other.pool, theirs, own=theirs == other.slot)
+        for place, seat in _sockets(
+            listeners, generations[other.generation], other.pool, theirs, own=theirs == other.slot
+        )
     }
     last = []
-    for server, key, seat in _sockets(generations[child.generation], child.pool, slot, own=slot == child.slot):
-        if (key, seat) not in attended:
-            last.append(server)
-            listeners.give_up(key, seat)
+    settings, own = generations[child.generation], slot == child.slot
+    for place, seat in _sockets(listeners, settings, child.pool, slot, own=own):
+        if (place.bound, seat) not in attended:
+            last.append(place.name)
+            place.bound.give_up(slot)
     return channel.Release(slot, tuple(last))
 
 
-def _sockets(settings: Settings, pool: str, slot: int, *, own: bool) -> Iterator[tuple[str, Key, int | None]]:
-    """Yield the sockets of a slot: the server's name, the address, and the slot unless the socket is shared by all."""
-    for key, name, _, address in places(settings, pool):
-        if address.family != "unix":
-            yield name, key, slot
+def _sockets(
+    listeners: Listeners, settings: Settings, pool: str, slot: int, *, own: bool
+) -> Iterator[tuple[Place, int | None]]:
+    """Yield the sockets of a slot: where each is, and the slot unless the socket is shared by all."""
+    for place in listeners.of(settings, pool):
+        if not place.bound.shared:
+            yield place, slot
         elif own:
-            yield name, key, None
+            yield place, None

@@ -24,10 +24,17 @@ class File:
     path: str
     inode: tuple[int, int]
 
+    def is_there(self) -> bool:
+        """Tell whether the file is at its path. While its socket is open, no other can have its inode."""
+        try:
+            return _inode(os.lstat(self.path)) == self.inode
+        except OSError:  # gone, or in a folder that is not ours any more
+            return False
+
     def unlink(self) -> None:
         """Remove the file, unless somebody else has put another in its place."""
-        with contextlib.suppress(OSError):  # gone already, or in a folder that is not ours any more
-            if _inode(os.lstat(self.path)) == self.inode:
+        with contextlib.suppress(OSError):
+            if self.is_there():
                 os.unlink(self.path)
 
     def set_access(self, mode: int, uid: int, gid: int) -> None:
@@ -58,6 +65,7 @@ def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) 
         OSError: the system refused.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    file = None
     try:
         # Two instances that start together must not both take the file for stale.
         lock = Lock(f"{path}.lock")
@@ -72,6 +80,8 @@ def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) 
         sock.close()
         raise errors.UnavailableError(f"cannot listen at unix:{path}: another process is about to") from None
     except BaseException:
+        if file:
+            file.unlink()
         sock.close()
         raise
     return sock, file

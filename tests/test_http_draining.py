@@ -10,8 +10,9 @@ import time
 import aiohttp
 import pytest
 
-from .daemon import Daemon, connect
+from .daemon import Daemon, connect, pool
 from .test_kind_aiohttp import FILES, GET, LOOPS, answer, config, counts
+from .witness import KeepAlive, web
 
 LARGE = 50_000_000
 
@@ -242,3 +243,70 @@ def test_a_connection_that_was_closed_is_not_reset(loop):
             for _ in range(3):
                 sock.sendall(GET)
             assert replies.read() == b""
+
+
+EVENTS = """
+import asyncio, os
+from aiohttp import web
+
+STOP = web.AppKey("stop", asyncio.Event)
+
+async def events(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"data: first\\n\\n")
+    await request.app[STOP].wait()
+    await response.write(b"data: last\\n\\n")
+    return response
+
+async def ask(request):
+    # What on_shutdown has closed, a database it may be, is missed by who asks afterwards.
+    return web.Response(status=500 if request.app[STOP].is_set() else 200, text=str(os.getpid()))
+
+async def begin(app):
+    app[STOP] = asyncio.Event()
+
+async def on_shutdown(app):
+    print("shutting down", flush=True)
+    app[STOP].set()
+
+def create():
+    app = web.Application()
+    app.on_startup.append(begin)
+    app.on_shutdown.append(on_shutdown)
+    app.router.add_get("/events", events)
+    app.router.add_get("/", ask)
+    return app
+"""
+
+
+@LOOPS
+def test_handlers_that_wait_for_on_shutdown_end_long_before_their_grace(loop):
+    with Daemon(pool(workers=1, loop=loop, server=web(grace="1h")), {"app.py": EVENTS}) as daemon:
+        daemon.allow("shutting down")
+        daemon.expect("READY=1")
+        (address,) = daemon.addresses()
+        with connect(address) as stream, stream.makefile("rb") as replies, KeepAlive(address, 5) as clients:
+            stream.sendall(GET.replace(b"/ ", b"/events "))
+            while replies.readline() != b"data: first\n":
+                pass
+            clients.wait_for(50)
+            assert daemon.reload().ok
+            assert b"data: last\n" in replies.read()
+            clients.wait_for(50)
+        daemon.wait_log("worker web/0 gen=1 .* ended")
+        assert daemon.log.count("shutting down") == 1
+
+
+@LOOPS
+def test_a_response_that_is_cut_does_not_look_whole(loop):
+    with Daemon(config(workers=1, loop=loop, server={"grace": "100ms"}), FILES) as daemon:
+        daemon.allow("open after its grace")
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock:
+            # An HTTP/1.0 response without a length is as long as its connection.
+            sock.sendall(GET.replace(b"/ ", b"/forever ").replace(b"1.1", b"1.0"))
+            assert sock.recv(10)
+            assert daemon.reload().ok
+            with sock.makefile("rb") as rest, pytest.raises(ConnectionResetError):
+                rest.read()

@@ -53,6 +53,14 @@ async def stream(request):
     return response
 
 
+async def forever(request):
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"tick\\n")
+        await asyncio.sleep(0.01)
+
+
 async def file(request):
     return web.FileResponse("large")
 
@@ -64,7 +72,7 @@ async def parts(request):
 def make():
     app = web.Application()
     app.add_routes([web.post("/", echo), web.get("/", pid), web.get("/fail", fail), web.get("/wait", wait),
-                    web.get("/stream", stream), web.get("/state", state),
+                    web.get("/stream", stream), web.get("/forever", forever), web.get("/state", state),
                     web.get("/file", file), web.get("/parts", parts)])
     return app
 

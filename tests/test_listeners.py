@@ -150,6 +150,106 @@ def test_a_stale_file_is_replaced_and_other_files_are_kept(tmp_path):
     assert stale.read_text() == "precious"  # it is not ours any more
 
 
+@pytest.mark.parametrize("wrong", [{"uid": 1 << 40}, {"backlog": 1 << 40}], ids=str)
+def test_no_file_stays_of_what_cannot_be_listened_on(tmp_path, wrong):
+    path = tmp_path / "http.sock"
+    with pytest.raises(OverflowError):  # raised where the system would refuse, which it does not do to root
+        unix.listen(str(path), **{"mode": 0o600, "backlog": 1, **wrong})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removed_file_is_made_again_for_who_comes_next(listeners, tmp_path):
+    path = tmp_path / "http.sock"
+    first, second, third = (settings(http=f"unix:{path}") for _ in range(3))
+    listeners.prepare(first)
+    (old,) = listeners.lend(first, "web", 0, own=True)
+    listeners.prepare(second)
+    (same,) = listeners.lend(second, "web", 0, own=True)
+    assert same.socket is old.socket
+    path.unlink()
+    listeners.prepare(third)
+    (new,) = listeners.lend(third, "web", 0, own=True)
+    assert connects_to(path, new.socket)
+    (still,) = listeners.lend(second, "web", 0, own=True)
+    assert still.socket is old.socket
+    listeners.keep(second)  # the third was refused
+    assert not path.exists()
+    assert (old.socket.fileno() == -1, new.socket.fileno() == -1) == (False, True)
+    listeners.prepare(third)
+    (new,) = listeners.lend(third, "web", 0, own=True)
+    listeners.keep(third)
+    assert old.socket.fileno() == -1
+    assert connects_to(path, new.socket)
+
+
+def test_a_file_that_took_the_place_of_ours_is_kept(listeners, tmp_path):
+    path = tmp_path / "http.sock"
+    first, second = (settings(http=f"unix:{path}") for _ in range(2))
+    listeners.prepare(first)
+    (lent,) = listeners.lend(first, "web", 0, own=True)
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(errors.UnavailableError, match="there is a file that is no socket"):
+        listeners.prepare(second)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(errors.UnavailableError, match="another process listens there"):
+            listeners.prepare(second)
+        assert lent.socket.fileno() != -1
+        listeners.close()
+        assert path.exists()
+
+
+@pytest.mark.parametrize("family", ["inet", "inet6"])
+@pytest.mark.parametrize("first", ["wide", "narrow"])
+def test_an_address_and_one_that_it_is_a_part_of(listeners, family: str, first: str):
+    narrow, wide = {"inet": ("127.0.0.1", "0.0.0.0"), "inet6": ("[::1]", "[::]")}[family]
+    before = settings(http=f"{narrow}:0")
+    listeners.prepare(before)
+    number = port(listeners, before)
+    listeners.keep()
+    binds = {"narrow": f"{narrow}:{number}", "wide": f"{wide}:{number}"}
+    both = settings(**{name: binds[name] for name in sorted(binds, key=lambda name: name != first)})
+    listeners.prepare(both)
+    lent = {each.server: each.socket for each in listeners.lend(both, "web", 0, own=True)}
+    with socket.create_connection((narrow.strip("[]"), number)):
+        lent["narrow"].accept()[0].close()
+    with pytest.raises(errors.UnavailableError):
+        Listeners().prepare(both)
+
+
+def test_what_becomes_a_part_of_another_is_lent_with_it(listeners):
+    narrow = settings(http="127.0.0.1:0")
+    listeners.prepare(narrow)
+    number = port(listeners, narrow)
+    (old, more) = (next(iter(listeners.lend(narrow, "web", slot, own=True))).socket for slot in range(2))
+    for _ in range(2):
+        wide = settings(other=f"0.0.0.0:{number}")
+        listeners.prepare(wide)
+        listeners.keep(wide)
+        assert listeners.actual(wide, "web") == {"other": [f"0.0.0.0:{number}"]}
+        assert listeners.slots(wide, "web") == 2
+        for slot, sock in enumerate((old, more)):
+            (new, part) = listeners.lend(wide, "web", slot, own=True)
+            assert (new.server, part.server) == ("other", "other")
+            assert part.socket is sock
+    again = settings(http=f"127.0.0.1:{number}")
+    listeners.prepare(again)
+    listeners.keep(again)
+    assert new.socket.fileno() == -1
+    with socket.create_connection(("127.0.0.1", number)):
+        pass
+
+
+def connects_to(path, listener) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        listener.accept()[0].close()
+    return True
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may bind every port")
 def test_a_privileged_port_is_a_matter_of_permission(listeners):
     with pytest.raises(errors.NoPermissionError, match=r"cannot bind 127\.0\.0\.1:80"):

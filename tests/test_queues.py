@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import select
 import signal
 import socket
@@ -22,12 +23,16 @@ from aiohttp import web
 async def pid(request):
     return web.Response(text="ok", headers={"Server": "x", "Date": "x"})
 
+async def wait(request):
+    await gate.at_gate()
+    return await pid(request)
+
 async def block(request):
     gate.wait_at_gate()  # the event loop with it
     return await pid(request)
 
 app = web.Application()
-app.add_routes([web.get("/", pid), web.get("/block", block)])
+app.add_routes([web.get("/", pid), web.get("/wait", wait), web.get("/block", block)])
 """
 LIFE = """
 import contextlib
@@ -51,6 +56,7 @@ OK = (
 )
 FILES = {"app.py": APP, "gate.py": GATE, "life.py": LIFE}
 BLOCK = GET.replace(b"/ ", b"/block ")
+WAIT = GET.replace(b"/ ", b"/wait ")
 MANY = 50
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 PLACES = {"ipv4": "127.0.0.1:0", "ipv6": "[::1]:0", "path": "unix:{folder}/s", "abstract": "unix:@hourd-{name}"}
@@ -69,6 +75,12 @@ def config(pools, **settings):
 
 def place(bind, folder):
     return PLACES[bind].format(folder=folder, name=folder.name)
+
+
+def own_place():
+    """Return a place of this machine that nobody else has."""
+    a, b, c = (random.randint(1, 254) for _ in range(3))
+    return f"127.{a}.{b}.{c}:8000"
 
 
 def reach(address, *, timeout=PATIENCE):
@@ -110,9 +122,9 @@ def blocked(daemon, address):
 def begin(address):
     """Begin to connect, whoever listens."""
     host, _, port = address.rpartition(":")
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
     sock.setblocking(False)
-    assert sock.connect_ex((host, int(port))) == errno.EINPROGRESS
+    assert sock.connect_ex((host.strip("[]"), int(port))) == errno.EINPROGRESS
     return sock
 
 
@@ -263,3 +275,114 @@ def test_no_connection_is_reset_over_reloads(loop):
             for _ in range(5):
                 assert daemon.reload().ok
         assert {str(each) for each in results} == {str(OK)}
+
+
+@LOOPS
+def test_what_was_given_up_is_wanted_again_at_once(loop):
+    place = own_place()
+    with_it, without = {"web": {"main": web(), "other": web(place)}}, {"web": {"main": web()}}
+    with Daemon(config(with_it, loop=loop, workers=2), FILES) as daemon:
+        daemon.expect("READY=1")
+        for _ in range(2):
+            for pools in (without, with_it):
+                daemon.configure(config(pools, loop=loop, workers=2))
+                assert daemon.reload().ok
+            assert read(ask(place)) == OK
+
+
+@LOOPS
+def test_what_was_given_up_is_wanted_again_while_a_worker_has_it_still(loop):
+    place = own_place()
+    with_it, without = {"web": {"main": web(), "other": web(place)}}, {"web": {"main": web()}}
+    with Daemon(config(with_it, loop=loop), FILES) as daemon:
+        daemon.expect("READY=1")
+        with blocked(daemon, place) as waiting:
+            daemon.configure(config(without, loop=loop))
+            assert daemon.reload().ok
+            with begin(place) as early:
+                daemon.configure(config(with_it, loop=loop))
+                assert daemon.reload().ok
+                with begin(place) as late:
+                    for sock in (early, late):
+                        sock.settimeout(PATIENCE)
+                        wait_connected(sock)
+                    assert retransmissions(late) == 0
+                    for sock in (early, late):
+                        sock.sendall(GET)
+                        assert read(sock) == OK
+        assert [read(sock) for sock in waiting] == [OK] * (MANY + 1)
+        daemon.configure(config(without, loop=loop))
+        assert daemon.reload().ok
+        daemon.until(lambda: is_refused(place))
+
+
+@LOOPS
+def test_what_was_given_up_is_free_while_its_workers_drain(loop):
+    place = own_place()
+    with_it, without = {"web": {"main": web(), "other": web(place)}}, {"web": {"main": web()}}
+    settings = {"loop": loop, "timeouts": {"slow": "1s", "hung": "90s"}}
+    with Daemon(config(with_it, **settings), FILES) as daemon, Gate(daemon.folder) as gate:
+        daemon.allow("slow|no sign of life")
+        daemon.expect("READY=1")
+        sock = ask(place, WAIT)
+        _, held = gate.next()
+        daemon.configure(config(without, **settings))
+        assert daemon.reload().ok
+        daemon.until(lambda: is_refused(place))
+        assert {worker["state"] for worker in daemon.pool()["workers"]} == {"serving", "draining"}
+        host, _, port = place.rpartition(":")
+        socket.create_server((host, int(port))).close()
+        held.close()
+        assert read(sock) == OK
+
+
+@LOOPS
+def test_a_socket_file_that_was_removed_is_made_again(loop, tmp_path):
+    place = f"unix:{tmp_path}/s"
+    with Daemon(config({"web": {"main": web(place)}}, loop=loop), FILES) as daemon:
+        daemon.expect("READY=1")
+        with blocked(daemon, place) as waiting:
+            (tmp_path / "s").unlink()
+            assert daemon.reload().ok
+            assert read(ask(place)) == OK
+        assert [read(sock) for sock in waiting] == [OK] * (MANY + 1)
+        assert daemon.reload().ok
+        assert read(ask(place)) == OK
+
+
+def test_a_socket_file_of_somebody_else_is_kept(tmp_path):
+    path = tmp_path / "s"
+    with (
+        Daemon(config({"web": {"main": web(f"unix:{path}")}}), FILES) as daemon,
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        daemon.allow("reload refused, nothing was changed: .*another process listens there")
+        daemon.expect("READY=1")
+        workers = daemon.workers()
+        path.unlink()
+        other.bind(str(path))
+        other.listen()
+        answer = daemon.reload()
+        assert (answer.ok, answer.error) == (False, f"cannot listen at unix:{path}: another process listens there")
+        assert daemon.workers() == workers
+
+
+@LOOPS
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_nobody_waits_where_an_address_becomes_wider(family, loop):
+    narrow, wide = {"ipv4": ("127.0.0.1", "0.0.0.0"), "ipv6": ("[::1]", "[::]")}[family]
+    with Daemon(config({"web": {"main": web(f"{narrow}:0")}}, loop=loop), FILES) as daemon:
+        daemon.expect("READY=1")
+        (address,) = daemon.addresses()
+        port = address.rpartition(":")[2]
+        daemon.configure(config({"web": {"main": web(f"{wide}:{port}")}}, loop=loop))
+        with blocked(daemon, address) as waiting:
+            assert daemon.reload().ok
+            with begin(address) as late:
+                late.settimeout(PATIENCE)
+                wait_connected(late)
+                assert retransmissions(late) == 0
+                late.sendall(GET)
+                assert read(late) == OK
+        assert [read(sock) for sock in waiting] == [OK] * (MANY + 1)
+        assert daemon.addresses() == [f"{wide}:{port}"]

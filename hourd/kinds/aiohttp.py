@@ -27,6 +27,22 @@ WORKER: web.AppKey[Worker] = web.AppKey("hourd.worker", Worker)
 """Where an application finds its worker: ``request.app[hourd.kinds.aiohttp.WORKER]``."""
 
 
+class Runner(web.AppRunner):
+    """Has ``on_shutdown`` run once: when no further request will come, as aiohttp does it, or at the end."""
+
+    _shutdown: asyncio.Task[None] | None = None
+
+    def begin_shutdown(self) -> None:
+        """Let handlers that wait for ``on_shutdown``, such as those of event streams, come to their end."""
+        if self._shutdown is None:
+            self._shutdown = asyncio.get_running_loop().create_task(super().shutdown())
+
+    async def shutdown(self) -> None:
+        self.begin_shutdown()
+        assert self._shutdown is not None
+        await self._shutdown
+
+
 class Aiohttp(Kind):
     """Serve an application, or what a factory (plain or async) makes in the worker."""
 
@@ -41,7 +57,7 @@ class Aiohttp(Kind):
             app._client_max_size = options.client_max_size  # noqa: SLF001, aiohttp takes it at creation only
         if not app.frozen:
             app[WORKER] = self.context.worker
-        self._runner = web.AppRunner(
+        self._runner = Runner(
             app,
             handle_signals=False,
             logger=self.context.log,
@@ -82,9 +98,11 @@ class Aiohttp(Kind):
         self._close_idle(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        await self._runner.cleanup()
+        if self._server:
+            self._websockets.told.update(self._server.connections)
         for each in self._lingering:
-            each.abort()
+            each.cut()
+        await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None
@@ -99,6 +117,8 @@ class Aiohttp(Kind):
         assert self._server is not None
         for connection in self._server.connections:
             leaving.close_if_idle(connection, since, loop.time())
+        if all(map(leaving.is_answering, self._server.connections)):
+            self._runner.begin_shutdown()
         if self.connections:
             loop.call_later(leaving.LOOK, self._close_idle, since)
 

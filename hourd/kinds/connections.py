@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from . import Context, Kind, Listening
@@ -12,10 +14,22 @@ from .blame import MARK, create_server
 P = TypeVar("P")
 
 
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for no time at all (socket(7)): the end is a reset."""
+
+
 class Connection(Protocol):
     """A transport, or what a library gives its protocols in place of one."""
 
     def abort(self) -> None: ...
+
+
+def cut(transport: asyncio.Transport) -> None:
+    """End a connection in the middle such that its client sees it: by a regular end a part may seem to be the whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # of no effect on a unix socket
+    transport.abort()
 
 
 class Connections:
@@ -51,10 +65,10 @@ class Connections:
         protocol.__class__ = self._classes[original]
         return protocol
 
-    def abort(self) -> None:
-        """Cut what is open."""
+    def end(self, how: Callable[[Any], None]) -> None:
+        """End what is open."""
         for connection in tuple(self._open.values()):
-            connection.abort()
+            how(connection)
 
     def begun(self, protocol: object, connection: Connection) -> None:
         self.accepted += 1
@@ -112,7 +126,7 @@ class TrackingKind(Kind):
         return self._connections.accepted
 
     async def close(self) -> None:
-        self._connections.abort()
+        self._connections.end(lambda connection: connection.abort())
 
 
 class StreamKind(TrackingKind):
@@ -124,6 +138,9 @@ class StreamKind(TrackingKind):
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await create_server(self, self._tracked_protocol, sock, backlog)
+
+    async def close(self) -> None:
+        self._connections.end(cut)
 
     def _tracked_protocol(self) -> asyncio.BaseProtocol:
         try:

@@ -31,6 +31,8 @@ from typing import Any
 
 from aiohttp import web
 
+from .connections import cut
+
 LOOK = 0.1
 """Seconds between two looks at which connections are idle."""
 SPREAD = 1.0
@@ -79,7 +81,7 @@ class Lingering:
         return getattr(self._transport, name)
 
     def close(self) -> None:
-        if self._left or self._transport.is_closing():
+        if self.left:
             return
         self._left = True
         self._connection.close()  # from now on it drops what it is given
@@ -90,8 +92,20 @@ class Lingering:
             self._transport.abort()
         asyncio.get_running_loop().call_later(_LAST_WORD, self._transport.close)
 
+    @property
+    def left(self) -> bool:
+        """Whether nothing more will be asked or answered."""
+        return self._left or self._transport.is_closing()
+
     def abort(self) -> None:
         self._transport.abort()
+
+    def cut(self) -> None:
+        """End it at the end of its grace. Who was told that nothing more comes may still be reading what came."""
+        if self._left or self._connection._payload_parser is not None:  # noqa: SLF001, a websocket's close frame told
+            self._transport.abort()
+        else:
+            cut(self._transport)
 
     def _end(self) -> None:
         if self._connection._payload_parser is not None:  # noqa: SLF001
@@ -128,6 +142,12 @@ def _attentive(original: type[web.RequestHandler]) -> type[web.RequestHandler]:
             super().data_received(data)
 
     return Attentive
+
+
+def is_answering(connection: web.RequestHandler) -> bool:
+    """Tell whether a connection that was prepared is in the middle of a response, or has had its last one."""
+    gone = connection.transport is None or connection.transport.left  # type: ignore[attr-defined]
+    return gone or connection._current_request is not None  # noqa: SLF001
 
 
 def close_if_idle(connection: web.RequestHandler, since: float, now: float) -> None:

@@ -26,7 +26,7 @@ class Websockets:
 
     def __init__(self) -> None:
         self.told: set[web.RequestHandler] = set()
-        """Connections whose websocket was closed from here: to write to it fails from then on."""
+        """Connections that were closed from here, be they websockets or not: to write to one fails from then on."""
         self._open: weakref.WeakSet[web.WebSocketResponse] = weakref.WeakSet()
         self._farewells: set[asyncio.Task[bool]] = set()
         self._leaving = False

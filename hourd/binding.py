@@ -1,0 +1,236 @@
+"""Taking an address, keeping others out of it again, and letting go of it.
+
+How an address is taken. A probe before binding would leave a gap in which two daemons join one
+reuseport group silently. So the first socket is bound and listened on alone, which the kernel
+grants to one process only, and is opened to its siblings afterwards:
+
+    bind (without SO_REUSEPORT) -> listen -> set SO_REUSEPORT -> siblings bind with it
+
+How it is let go. Nobody new may come (``retire``), but who has its sockets serves what waits, and may
+be late: its loop is blocked. To have closed them here would mean that the address could not be wanted
+again until then, since it would be taken, by sockets that nobody can open any more. So they are held
+until every holder has ended, or has shown by its beats that it had the time to close them.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import logging
+import pwd
+import socket
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from . import accept_queue, addresses, errors, scoreboard, unix
+from .addresses import Address
+from .settings import Server
+
+Key = tuple[str, ...]
+_logger = logging.getLogger("hourd")
+_ANY = ("0.0.0.0", "::")
+_LETTING_GO = 1.5
+"""Seconds of a turning loop in which a worker has surely closed what it was told to (``attendance``: one)."""
+
+
+class Holder(Hashable, Protocol):
+    """A worker that was lent a socket."""
+
+    @property
+    def end(self) -> object | None:
+        """Nothing, once it has ended."""
+
+    def read_board(self) -> scoreboard.Record: ...
+
+
+class _Leaving:
+    """Watches for a worker to have closed what it was told to close."""
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self._before = holder.read_board().beat if holder.end else 0.0
+        self._turned = 0.0
+        """The first beat seen since: what the worker was told, it knows by then."""
+
+    def has_left(self) -> bool:
+        if self._holder.end is None:
+            return True
+        beat = self._holder.read_board().beat
+        if not self._turned and beat > self._before:
+            self._turned = beat
+        return 0 < self._turned < beat - _LETTING_GO
+
+
+@dataclass(slots=True, eq=False)
+class Bound:
+    """An address and its sockets, one a slot; a unix socket has one for all. Closed, it has none."""
+
+    address: Address
+    sockets: list[socket.socket]
+    file: unix.File | None = None
+    key: Key = ()
+    """What it is known by."""
+    given_up: set[int] = field(default_factory=set)
+    """Slots that nobody attends, and where nobody new may come."""
+    lent: set[Holder] = field(default_factory=set)
+    leaving: list[_Leaving] | None = None
+    """Who may have sockets still of what is not wanted any more."""
+
+    @property
+    def shared(self) -> bool:
+        return self.address.family == "unix"
+
+    @property
+    def in_place(self) -> bool:
+        """Whether clients find it: the file of a unix socket may have been removed or replaced."""
+        return self.file is None or self.file.is_there()
+
+    def overlaps(self, other: Address) -> bool:
+        """Tell whether the kernel refuses another address because of this one: 0.0.0.0:80 and 127.0.0.1:80."""
+        here = self.address
+        hosts = {here.host, other.host}
+        return (here.family, here.port) == (other.family, other.port) and not hosts.isdisjoint(_ANY)
+
+    def covers(self, other: Bound) -> bool:
+        """Tell whether another is a part of this one, to which the kernel prefers it."""
+        return self.overlaps(other.address) and self.address.host in _ANY and other.address.host not in _ANY
+
+    def socket_of(self, slot: int, backlog: int, holder: Holder | None) -> socket.socket:
+        """Return a slot's socket, for a worker that is to attend it; it is bound if it is not yet.
+
+        Raises:
+            OSError: the system refused.
+        """
+        self.lent = {other for other in self.lent if other.end}
+        if holder:
+            self.lent.add(holder)
+        if self.shared:
+            return self.sockets[0]
+        while len(self.sockets) <= slot:
+            self.sockets.append(_sibling(self.address, backlog))
+        self.reopen(slot)
+        return self.sockets[slot]
+
+    def give_up(self, slot: int) -> None:
+        """Let nobody new come to a slot; nothing keeps clients out of a socket that is shared."""
+        if slot < len(self.sockets) and not self.shared:
+            accept_queue.shut(self.sockets[slot])
+            self.given_up.add(slot)
+
+    def reopen(self, slot: int) -> None:
+        if slot in self.given_up:
+            accept_queue.open_again(self.sockets[slot])
+            self.given_up.remove(slot)
+
+    def retire(self) -> None:
+        """Let nobody new come; who waits is served by the workers that have the sockets too."""
+        for slot in range(len(self.sockets)):
+            self.give_up(slot)
+        self.leaving = [_Leaving(holder) for holder in self.lent]
+        if self.shared:
+            self.close()
+
+    def is_held(self) -> bool:
+        """Tell whether a worker may have sockets of it still, now that it is not wanted any more."""
+        self.leaving = [each for each in self.leaving or () if not each.has_left()]
+        return bool(self.leaving and self.sockets)
+
+    def close(self) -> None:
+        """Let go of it, for good."""
+        if self.file:
+            self.file.unlink()
+        for slot, sock in enumerate(self.sockets):
+            self.give_up(slot)
+            sock.close()
+        self.sockets.clear()
+
+
+def take(name: str, server: Server, address: Address, *, beside: bool) -> Bound | None:
+    """Bind an address, or return nothing where a machine without IPv6 is asked for every interface.
+
+    Args:
+        name: of the server.
+        server: its settings.
+        address: one of its addresses.
+        beside: whether an address of ours is a part of it, or it of one of ours.
+
+    Raises:
+        errors.HourdError: it cannot be taken.
+    """
+    try:
+        if address.family == "unix":
+            return _take_unix(server, address)
+        # Alone it would be refused, because of our own. Sharing it, only this user's processes can have it too.
+        return Bound(address, [_sibling(address, server.backlog)]) if beside else _take_inet(server, address)
+    except OSError as error:
+        no_ipv6 = address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+        if no_ipv6 and _is_half(server, address):
+            _logger.info("server %s: this machine has no IPv6, %s is left out", name, address)
+            return None
+        raise errors.from_os(error, f"bind {address} for server {name}") from None
+
+
+def _is_half(server: Server, address: Address) -> bool:
+    """Tell whether an address came from ``:PORT`` or ``localhost:PORT``, which stand for two."""
+    return any(len(both) > 1 and address in both for both in map(addresses.parse, server.bind))
+
+
+def _take_inet(server: Server, address: Address) -> Bound:
+    sock = _socket(address)
+    try:
+        sock.bind((address.host, address.port))
+        sock.listen(server.backlog)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        sock.close()
+        raise
+    port = sock.getsockname()[1]
+    return Bound(Address(address.family, address.host, port), [sock])
+
+
+def _sibling(address: Address, backlog: int) -> socket.socket:
+    sock = _socket(address)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _socket(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if address.family == "inet6" else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Connections of an earlier daemon that are in TIME_WAIT do not hold the address (socket(7)).
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        # 0.0.0.0 and [::] are two addresses and can both be bound.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _take_unix(server: Server, address: Address) -> Bound:
+    if address.abstract:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind("\0" + address.path)
+            sock.listen(server.backlog)
+        except OSError:
+            sock.close()
+            raise
+        return Bound(address, [sock])
+    sock, file = unix.listen(address.path, backlog=server.backlog, **access(server))
+    return Bound(address, [sock], file)
+
+
+def access(server: Server) -> dict[str, int]:
+    """Return who may connect to a server's unix sockets, as numbers; -1 leaves the owner or the group."""
+    unix_socket = server.unix
+    return {
+        "mode": unix_socket.mode,
+        "uid": pwd.getpwnam(unix_socket.owner).pw_uid if unix_socket.owner else -1,
+        "gid": grp.getgrnam(unix_socket.group).gr_gid if unix_socket.group else -1,
+    }
