@@ -6,7 +6,11 @@ after each the daemon has to become well again. A request may be lost only if it
 killed, which is proven by the kernel's list of what that process held when it stood still before it died.
 
 Without a file it serves an application of its own, which can be told to misbehave. With -c it serves yours, with
-the faults that need nothing of it; the addresses, the log and the control socket of the file are replaced.
+the faults that need nothing of it. The file is not run as it is: all addresses are replaced by others on the
+loopback interface or in a folder of this run, log: by plain text (so that a log.config of yours, and whatever it
+writes to, is not exercised), the control socket by another, and a grace of less than 15 s by that, because a request
+of these clients takes seconds. What is right is what your servers answer before the first fault: the status of each
+later answer must be the same; bodies are not compared, since they may change by right.
 
 Ends with 0 when nothing was lost and the daemon recovered from everything, 1 if not, 2 when it could not run.
 """
@@ -19,23 +23,23 @@ import json
 import random
 import shutil
 import signal
-import subprocess  # noqa: TID251, clients run apart
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import chaos_clients
 import chaos_faults
 import chaos_sockets
 import chaos_verdict
 import measure
+from chaos_crowd import Crowd
 from chaos_daemon import Daemon, EndedError
 from chaos_scene import Scene
 from chaos_stage import GivenUpError, Stage
-from chaos_world import ANSWERED, Spec, Target
+from chaos_world import ANSWERED
 
 _HERE = Path(__file__).resolve().parent
 _OWN = _HERE / "chaos.yaml"
@@ -44,93 +48,6 @@ _QUIET = (1.0, 2.0)
 _FIRST_QUIET = 5.0
 """Seconds before the first one, at most; a sixth of the run, if that is less."""
 _QUICK = frozenset(name for name, sort in chaos_clients.SORTS.items() if not sort.part)
-
-
-# --- clients --------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Crowd:
-    """The processes of clients."""
-
-    place: Path
-    stage: Stage
-    options: argparse.Namespace
-    files: list[Path] = field(default_factory=list)
-    _processes: list[subprocess.Popen[str]] = field(default_factory=list)
-    _errors: list[IO[str]] = field(default_factory=list)
-
-    def start(self) -> None:
-        """Let clients of all sorts that know what to say begin."""
-        parts: dict[int, list[tuple[str, Target]]] = {}
-        for sort, target in self._clients():
-            parts.setdefault(chaos_clients.SORTS[sort].part, []).append((sort, target))
-        for part, clients in parts.items():
-            spec, records = self.place / f"clients-{part}.json", self.place / f"records-{part}"
-            options = self.options
-            Spec(clients, options.seed, part, self.stage.scene.patience, options.rate).dump(spec)
-            self.files.append(records)
-            self._errors.append((self.place / f"clients-{part}.log").open("w"))
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, str(_HERE / "chaos_clients.py"), str(spec), str(records)],
-                    env=measure.environment(),
-                    stdin=subprocess.PIPE,
-                    stderr=self._errors[-1],
-                    text=True,
-                    start_new_session=True,
-                )
-            )
-
-    def _clients(self) -> Iterator[tuple[str, Target]]:
-        scene = self.stage.scene
-        for name, places in self.stage.addresses().items():
-            pool, _, server = name.partition("/")
-            kind, known = scene.pools[pool]["servers"][server]["kind"], scene.is_known(pool, server)
-            for number, address in enumerate(places):
-                target = Target(name, kind, number, address, known, self.options.path)
-                for sort in chaos_clients.sorts_for(kind, known=known, echo=name in self.options.echo):
-                    yield from [(sort, target)] * chaos_clients.SORTS[sort].number
-
-    def move(self) -> None:
-        """Tell them the addresses of a daemon that was started anew."""
-        self._tell(json.dumps(self.stage.addresses()) + "\n")
-
-    def _tell(self, text: str) -> None:
-        for process in self._processes:
-            assert process.stdin
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(text)
-                process.stdin.flush()
-
-    def check(self) -> None:
-        """Raise ``CannotRunError`` when one of them has failed."""
-        for process, errors in zip(self._processes, self._errors, strict=True):
-            if process.poll():
-                raise measure.CannotRunError(f"clients ended with {process.poll()}:\n{Path(errors.name).read_text()}")
-
-    def finish(self) -> None:
-        """Ask nothing more, and wait for the answers that are due."""
-        for process in self._processes:
-            assert process.stdin
-            process.stdin.close()
-        end = measure.clock() + self.stage.scene.patience + 30.0
-        for process in self._processes:
-            try:
-                process.wait(max(0.0, end - measure.clock()))
-            except subprocess.TimeoutExpired:
-                raise measure.CannotRunError("clients did not end") from None
-        self.check()
-
-    def close(self) -> None:
-        """End them in any case."""
-        for process, errors in zip(self._processes, self._errors, strict=True):
-            process.kill()
-            process.wait()
-            assert process.stdin
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            errors.close()
 
 
 # --- the run --------------------------------------------------------------------------------------
@@ -155,8 +72,9 @@ class Run:
         before = chaos_sockets.counters()
         try:
             self.stage.begin()
+            faults = self._choose()
             self.crowd.start()
-            self._inject()
+            self._inject(faults)
         except GivenUpError as error:
             self.stage.problems.append(str(error))
         self.crowd.finish()
@@ -166,9 +84,8 @@ class Run:
             self.stage.problems.append(f"the daemon ended with {self.stage.daemon.ended}")
         self.counters = {name: value - before[name] for name, value in chaos_sockets.counters().items()}
 
-    def _inject(self) -> None:
+    def _inject(self, faults: list[chaos_faults.Fault]) -> None:
         options, end = self.options, self.begun + self.options.seconds
-        faults = self._choose()
         self.missed = [fault.name for fault in faults]
         self.stage.pause(min(_FIRST_QUIET, options.seconds / 6))
         for fault, chance in chaos_faults.deal(faults, options.seed):
@@ -180,10 +97,12 @@ class Run:
 
     def _inject_one(self, fault: chaos_faults.Fault, chance: random.Random) -> None:
         begin, what = measure.clock(), "nothing came of it"
+        self.stage.attendance.fault, self.stage.attendance.takes = fault.name, fault.takes
         try:
             what = fault.inject(self.stage, chance)
             self.stage.recover()
         finally:
+            self.stage.attendance.settle()
             now = measure.clock()
             self.windows.append(chaos_verdict.Window(fault.name, begin, now, what))
             print(f"{begin - self.begun:7.1f}s  {fault.name:<14}  {what}; {now - begin:.2f}s", flush=True)
@@ -204,12 +123,13 @@ class Run:
     def report(self, *, own_network: bool) -> bool:
         """Print what was found; returns whether it is good."""
         stage = self.stage
-        judgement = chaos_verdict.Judgement(stage.deaths, stage.downs, self.windows, _QUICK)
+        judgement = chaos_verdict.Judgement(stage.deaths, stage.downs, self.windows, _QUICK, stage.spared)
         judgement.judge(self.crowd.files)
         log = stage.daemon.log.read_text(errors="replace")
         stage.problems += [f"a traceback of hourd's own:\n{each}" for each in chaos_verdict.own_tracebacks(log)]
         if not judgement.total.counts[ANSWERED]:
             stage.problems.append("no request was answered")
+        stage.problems += stage.attendance.problems()
         dropped = {name: self.counters[name] for name in chaos_sockets.DROPS if self.counters.get(name)}
         if dropped and own_network:
             stage.problems.append(f"the kernel dropped connections: {dropped}")
@@ -235,9 +155,9 @@ class Run:
     def _print_witnesses(self, judgement: chaos_verdict.Judgement, *, own_network: bool) -> None:
         whose = "of this run alone" if own_network else "of everything on this machine, a hint only"
         print(f"\nKernel counters, {whose}: {', '.join(f'{name} {value}' for name, value in self.counters.items())}")
-        spells = {slot: spell for slot, spell in self.stage.unattended.items() if spell.samples}
-        seen = [f"{slot} {spell.samples} times, {spell.longest:.2f}s at most" for slot, spell in spells.items()]
-        print(f"Slots that nobody attended, in {self.stage.samples} samples: {'; '.join(seen) or 'none'}")
+        print(f"Slots that nobody attended, in {self.stage.attendance.samples} samples:")
+        for line in self.stage.attendance.lines():
+            print(f"  {line}")
         print(f"Clients themselves were late by {judgement.lag * 1000:.0f} ms at most.")
         if self.missed:
             print(f"There was no time for: {', '.join(self.missed)}")
@@ -267,6 +187,8 @@ def run(options: argparse.Namespace) -> bool:
 def _run_in(place: Path, options: argparse.Namespace, *, own_network: bool) -> bool:
     scene = Scene.of(Path(options.config), place)
     scene.limit = options.patience
+    for line in scene.changed:
+        print(line)
     with contextlib.ExitStack() as stack:
         daemon = Daemon(scene)
         stack.callback(daemon.close, gently=False)
@@ -307,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "default: what the timeouts of the configuration allow, and 20 s more")  # fmt: skip
     add("--rate", type=float, default=1.0, help="of the clients, times the usual; default 1")
     add("--path", default="/", help="what is asked of HTTP servers of yours; default /")
+    add("--expect", type=measure.within(100, 599), metavar="STATUS", help="with which they answer that; "
+        "default: each goes on as it answers before the first fault, which may be no 4xx and no 5xx")  # fmt: skip
     add("--echo", action="append", default=[], metavar="POOL/SERVER", help="it sends back what it gets")
     add("--json", metavar="FILE", help="write everything that was found")
     add("--keep", action="store_true", help="keep the log and the records of all requests, also of a good run")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import random
 import struct
@@ -16,163 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncssh
-import measure
-from chaos_wire import TEXT, Connection, GoodbyeError, Response, WrongError
-from chaos_world import FAILURES, Client, LostError, Spec, World
+from chaos_http import Download, Fresh, KeepAlive, Pipelined, Slow, Upload
+from chaos_wire import TEXT, Connection, GoodbyeError, WrongError
+from chaos_world import FAILURES, Client, Spec, World
 
-_PIECE = 64 * 1024
 _NOTHING_OF_THIS_USER: Any = {"known_hosts": None, "client_keys": None, "agent_path": None, "config": None}
-
-
-def _message(method: str, path: str, *headers: str, body: bytes = b"") -> bytes:
-    """Return a request, whole."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
-    lines += [f"Content-Length: {len(body)}"] if method == "POST" else []
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-class Http(Client):
-    """What all clients of HTTP have in common."""
-
-    def ask(self, *headers: str) -> tuple[bytes, bytes | None]:
-        """Return a short request, and the body that its answer must have, where that is known."""
-        if not self.target.known:
-            return _message("GET", self.target.path, *headers), None
-        number = str(self.chance.getrandbits(40))
-        return _message("GET", f"/?n={number}", *headers), number.encode()
-
-    def check(self, response: Response, body: bytes | None) -> Response:
-        """Raise ``WrongError`` unless it is the answer."""
-        if response.status >= (400 if self.target.known else 500):
-            raise WrongError(f"status {response.status}: {response.body[:100]!r}")
-        if body is not None and response.body != body:
-            raise WrongError(f"expected {body[:40]!r} ({len(body)}), got {response.body[:40]!r} ({len(response.body)})")
-        return response
-
-
-class Fresh(Http):
-    """A connection for each request."""
-
-    async def turn(self) -> None:
-        headers = ["Connection: close"] if self.chance.random() < 0.5 else []
-        data, body = self.ask(*headers)
-        async with self.connection() as at, self.request(at) as request:
-            await at.open(self.target.address)
-            await at.send(data)
-            self.check(await at.read_response(), body)
-            request.count_until_now()
-            if headers:
-                with contextlib.suppress(ConnectionError):  # it has been answered; its worker may be killed now
-                    await at.read_end()
-
-
-class KeepAlive(Http):
-    """Many requests on a connection, with pauses: short ones, and such as idle connections have."""
-
-    async def turn(self) -> None:
-        async with self.connection() as at:
-            for number in range(self.chance.randint(2, 200)):
-                if number and (self.world.ending or at.ended):
-                    return  # between two requests a server may close
-                data, body = self.ask()
-                async with self.request(at):
-                    if not number:
-                        await at.open(self.target.address)
-                    await at.send(data)
-                    response = self.check(await at.read_response(), body)
-                if response.last:
-                    return
-                await self.pause(0.1)
-                if self.chance.random() < 0.03:
-                    await asyncio.sleep(self.chance.uniform(0.8, 2.5))
-
-
-class Pipelined(Http):
-    """Several requests in one write; each must be answered, in this order."""
-
-    async def turn(self) -> None:
-        async with self.connection() as at:
-            for number in range(self.chance.randint(1, 10)):
-                if number and (self.world.ending or at.ended):
-                    return
-                if await self._burst(at, first=not number):
-                    return
-                await self.pause(0.3)
-
-    async def _burst(self, at: Connection, *, first: bool) -> bool:
-        """Return whether the connection is of no more use."""
-        asked = [self.ask() for _ in range(self.chance.randint(2, 10))]
-        started, failure, last = measure.clock(), None, False
-        for number, (_, body) in enumerate(asked):
-            try:
-                async with self.request(at, started):
-                    if failure:
-                        raise failure
-                    if not number:
-                        if first:
-                            await at.open(self.target.address)
-                        await at.send(b"".join(data for data, _ in asked))
-                    last = self.check(await at.read_response(), body).last
-            except LostError as error:
-                failure = error.cause
-        return last or failure is not None
-
-
-class Slow(Http):
-    """Sends header and body byte after byte, sometimes on a connection that has served before."""
-
-    async def turn(self) -> None:
-        async with self.connection() as at:
-            if again := self.chance.random() < 0.3:
-                data, body = self.ask()
-                async with self.request(at):
-                    await at.open(self.target.address)
-                    await at.send(data)
-                    response = self.check(await at.read_response(), body)
-                await self.pause(0.5)
-                if response.last or at.ended:
-                    return
-            data, body = self._ask_slowly()
-            async with self.request(at) as request:
-                if not again:
-                    await at.open(self.target.address)
-                await at.trickle(data, self.chance.uniform(0.5, 4.0))
-                request.count_from_now()
-                self.check(await at.read_response(), body)
-
-    def _ask_slowly(self) -> tuple[bytes, bytes | None]:
-        if not self.target.known or self.chance.random() < 0.5:
-            return self.ask()
-        body = b"%x" % self.chance.getrandbits(200)
-        return _message("POST", "/echo", body=body), body
-
-
-class Upload(Http):
-    """A large body, in pieces."""
-
-    async def turn(self) -> None:
-        body = self.chance.randbytes(self.chance.randint(2**18, 3 * 2**20))
-        digest, pause = hashlib.sha256(body).hexdigest().encode(), self.chance.choice((0.0, 0.01, 0.05))
-        data = _message("POST", "/sum", body=body)
-        async with self.connection() as at, self.request(at):
-            await at.open(self.target.address)
-            for start in range(0, len(data), _PIECE):
-                await at.send(data[start : start + _PIECE])
-                await asyncio.sleep(pause)
-            self.check(await at.read_response(), digest)
-
-
-class Download(Http):
-    """A large answer, with a length or in chunks, read fast or slowly."""
-
-    async def turn(self) -> None:
-        how, size = self.chance.choice(("bytes", "pieces")), self.chance.randint(2**18, 2**21)
-        async with self.connection() as at, self.request(at):
-            await at.open(self.target.address)
-            await at.send(_message("GET", f"/{how}/{size}"))
-            response = self.check(await at.read_response(pause=self.chance.choice((0.0, 0.01, 0.05))), None)
-            if len(response.body) != size or hashlib.sha256(response.body).hexdigest() != response.headers.get("x-sum"):
-                raise WrongError(f"asked for {size} bytes, got {len(response.body)}, or others")
 
 
 class Websocket(Client):

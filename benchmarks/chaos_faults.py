@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import chaos_moves
+import chaos_reloads
 import chaos_scene
-import measure
-from chaos_daemon import EndedError, send
-from chaos_stage import Down, GivenUpError, Stage
+from chaos_attendance import ALL, NONE, ONE
+from chaos_daemon import send
+from chaos_stage import GivenUpError, Stage
 
 _SHORT = 1.5
 """Seconds for which a worker may stand still at most without being taken for hung."""
@@ -32,6 +34,8 @@ class Fault:
     name: str
     inject: Callable[[Stage, Random], str]
     needs: Callable[[Stage], bool]
+    takes: int = NONE
+    """So many workers of a pool cannot attend slots meanwhile; for others hourd has no excuse."""
 
 
 def deal(faults: list[Fault], seed: int) -> Iterator[tuple[Fault, Random]]:
@@ -172,6 +176,7 @@ def _freeze(stage: Stage, chance: Random) -> str:
     stage.send_all(signal.SIGSTOP)
     stage.daemon.rest(seconds)
     stage.send_all(signal.SIGCONT)
+    stage.attendance.forget()
     stage.pause(1.0)
     if killed := stage.killed_by_daemon(before):
         stage.problems.append(f"after the whole tree had stood still for {seconds:.1f}s, hourd killed {killed}")
@@ -212,114 +217,6 @@ def _command(*arguments: str) -> None:
         raise GivenUpError(f"hourd {' '.join(arguments)}: exit code {done.returncode}: {done.stderr.strip()}")
 
 
-# --- reloads --------------------------------------------------------------------------------------
-
-
-def _reload(stage: Stage, _chance: Random) -> str:
-    answer = _ask_reload(stage)
-    return f"reloaded in {answer['seconds']:.2f}s"
-
-
-def _slow_import(stage: Stage, chance: Random) -> str:
-    seconds = chance.uniform(1.0, 4.0)
-    stage.scene.set_mood(f"slow {seconds:.2f}")
-    try:
-        answer = _ask_reload(stage)
-    finally:
-        stage.scene.set_mood("")
-    return f"reloaded in {answer['seconds']:.2f}s, of which {seconds:.1f}s importing"
-
-
-def _bad_yaml(stage: Stage, chance: Random) -> str:
-    text = chance.choice(("pools: [", "pools: {}\n", "nonsense: 1\n", ""))
-    stage.scene.write(text)
-    try:
-        return _ask_bad_reload(stage, f"the configuration {text!r}")
-    finally:
-        stage.scene.restore()
-
-
-def _bad_import(stage: Stage, chance: Random) -> str:
-    raises = chance.random() < 0.5
-    if raises:
-        stage.scene.set_mood("raise")
-    else:
-        stage.scene.break_application()
-    try:
-        return _ask_bad_reload(stage, "an import that raises" if raises else "a syntax error")
-    finally:
-        stage.scene.mend_application()
-
-
-def _storm(stage: Stage, chance: Random) -> str:
-    """Send several HUPs; each takes the place of the one before."""
-    before, number = stage.look()["generation"], chance.randint(2, 8)
-    for _ in range(number):
-        stage.daemon.signal(signal.SIGHUP)
-        stage.daemon.rest(chance.choice((0.0, 0.01, 0.1, 0.5)))
-    stage.until(lambda status: status["generation"] > before and status["state"] != "reloading", "a reload succeeds")
-    return f"{number} HUPs, {stage.look()['generation'] - before} generations"
-
-
-def _kill_in_reload(stage: Stage, chance: Random) -> str:
-    before = stage.look()["generation"]
-    _begin_reload(stage, chance)
-    with stage.stopped(chance, "SIGKILL") as victim:
-        victim.send(signal.SIGKILL)
-    stage.until(lambda status: status["generation"] > before, "a reload succeeds although a worker is killed meanwhile")
-    return f"killed {victim} in a reload"
-
-
-def _restart(stage: Stage, chance: Random) -> str:
-    """Tell the daemon to stop in the middle of a reload, and start another when it has ended."""
-    addresses = [address for places in stage.addresses().values() for address in places]
-    _begin_reload(stage, chance)
-    told = measure.clock()
-    stage.daemon.signal(signal.SIGTERM)
-    code = stage.daemon.wait_end(stage.scene.patience)
-    if code != 0:
-        stage.problems.append(f"told to stop in a reload, the daemon ended with {code} instead of 0")
-    if code is None or (left := stage.daemon.family()):
-        raise GivenUpError(f"the daemon was told to stop and left {'itself' if code is None else left} behind")
-    ended = measure.clock()
-    try:
-        stage.daemon.start()
-    except EndedError as error:
-        raise GivenUpError(str(error)) from None
-    stage.move()
-    stage.downs.append(Down(told, measure.clock(), addresses))
-    stage.begin()
-    return f"TERM in a reload; it ended after {ended - told:.1f}s and was started again"
-
-
-def _begin_reload(stage: Stage, chance: Random) -> None:
-    before = stage.look()["generation"]
-    stage.daemon.signal(signal.SIGHUP)
-    stage.until(lambda s: s["state"] == "reloading" or s["generation"] > before, "a reload begins", look=0.0)
-    stage.daemon.rest(chance.uniform(0.0, 0.7))
-
-
-def _ask_reload(stage: Stage) -> dict[str, Any]:
-    answer = _answer(stage)
-    if not answer["ok"]:
-        raise GivenUpError(f"a reload was refused: {answer.get('error')}")
-    return answer
-
-
-def _ask_bad_reload(stage: Stage, what: str) -> str:
-    before = stage.look()["generation"]
-    if _answer(stage)["ok"] or stage.look()["generation"] != before:
-        raise GivenUpError(f"a reload was not refused in spite of {what}")
-    return f"a reload was refused: {what}"
-
-
-def _answer(stage: Stage) -> dict[str, Any]:
-    try:
-        return stage.daemon.ask("reload", limit=stage.scene.patience)
-    except EndedError as error:
-        raise GivenUpError(str(error)) from None
-
-
 # --- what there is --------------------------------------------------------------------------------
 
 
@@ -349,28 +246,29 @@ def _has_number(stage: Stage, pool: str) -> bool:
 
 
 FAULTS = (
-    Fault("kill", _kill, _always),
-    Fault("kill-all", _kill_all, _always),
-    Fault("segv", _segv, _always),
-    Fault("exit", _exit, _orders),
-    Fault("sys-exit", _quit, _orders),
-    Fault("term", _terminate, _always),
-    Fault("stop", _stop, _always),
-    Fault("hang", _hang, _hung),
-    Fault("block", _block("block"), _orders),
-    Fault("block-forever", _block_forever("block"), lambda stage: _orders(stage) and _hung(stage)),
-    Fault("gil", _block("gil"), _orders),
-    Fault("gil-forever", _block_forever("gil"), lambda stage: _orders(stage) and _hung(stage)),
+    Fault("kill", _kill, _always, ONE),
+    Fault("kill-all", _kill_all, _always, ALL),
+    Fault("segv", _segv, _always, ONE),
+    Fault("exit", _exit, _orders, ONE),
+    Fault("sys-exit", _quit, _orders, ONE),
+    Fault("term", _terminate, _always, ONE),
+    Fault("stop", _stop, _always, ONE),
+    Fault("hang", _hang, _hung, ONE),
+    Fault("block", _block("block"), _orders, ONE),
+    Fault("block-forever", _block_forever("block"), lambda stage: _orders(stage) and _hung(stage), ONE),
+    Fault("gil", _block("gil"), _orders, ONE),
+    Fault("gil-forever", _block_forever("gil"), lambda stage: _orders(stage) and _hung(stage), ONE),
     Fault("memory", _grow, lambda stage: any(_recycles(stage, pool) for pool in stage.scene.pools)),
     Fault("kill-mold", _kill_mold, _always),
-    Fault("freeze", _freeze, _always),
+    Fault("freeze", _freeze, _always, ALL),
     Fault("scale", _scale, lambda stage: _has_number(stage, next(iter(stage.scene.pools)))),
     Fault("scale-command", _scale_command, lambda stage: chaos_scene.can("scale") and _fixed(stage) != []),
-    Fault("reload", _reload, _always),
-    Fault("slow-import", _slow_import, _orders),
-    Fault("bad-yaml", _bad_yaml, _always),
-    Fault("bad-import", _bad_import, _orders),
-    Fault("storm", _storm, _always),
-    Fault("kill-in-reload", _kill_in_reload, _always),
-    Fault("restart", _restart, _always),
+    Fault("reload", chaos_reloads.reload, _always),
+    Fault("slow-import", chaos_reloads.slow_import, _orders),
+    Fault("bad-yaml", chaos_reloads.bad_yaml, _always),
+    Fault("bad-import", chaos_reloads.bad_import, _orders),
+    Fault("readdress", chaos_reloads.readdress, lambda stage: any(chaos_moves.possible(stage.scene))),
+    Fault("storm", chaos_reloads.storm, _always),
+    Fault("kill-in-reload", chaos_reloads.kill_in_reload, _always, ONE),
+    Fault("restart", chaos_reloads.restart, _always, ALL),
 )

@@ -6,10 +6,13 @@ secrets as references, and written anew with other addresses, log and control so
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import secrets
 import shutil
+import socket
 import subprocess  # noqa: TID251, hourd is asked what a file means
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +25,8 @@ import yaml
 _PROGRAM = "from hourd.cli import main; main()"
 _MODULE = "chaos_app"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_GRACE_MIN = 15
+"""Seconds: the slowest clients, on a busy machine."""
 _HUNG_MAX = 30.0
 """Seconds; longer than that is not waited for a worker to be killed."""
 
@@ -34,6 +39,8 @@ class Scene:
     settings: dict[str, Any]
     limit: float = 0.0
     """Seconds of patience, where they were given."""
+    changed: list[str] = field(default_factory=list)
+    """What is not as it was configured, and who reads the report has to know."""
     mark: str = field(default_factory=lambda: f"HOURD_CHAOS={secrets.token_hex(8)}")
     """A variable by which its processes are known."""
 
@@ -53,6 +60,7 @@ class Scene:
         settings.pop("pid_file", None)
         scene = cls(place, settings)
         scene._move_addresses()
+        scene._raise_graces()
         if any(map(scene.takes_orders, scene.pools)):
             scene._move_application()
         place.chmod(0o755)  # for workers of another user
@@ -61,14 +69,28 @@ class Scene:
 
     def _move_addresses(self) -> None:
         count = 0
-        for pool in self.pools.values():
-            for server in pool["servers"].values():
-                bind = server["bind"]
+        for name, pool in self.pools.items():
+            for server_name, server in pool["servers"].items():
+                bind, known = server["bind"], self.is_known(name, server_name)
                 moved = []
                 for number, address in enumerate([bind] if isinstance(bind, str) else bind, count):
-                    moved.append(_moved(address, self.place, number))
+                    moved.append(_moved(address, self.place, number, keep_port=known))
                 count += len(moved)
                 server["bind"] = list(dict.fromkeys(moved))  # two ports of one host become one
+
+    def _raise_graces(self) -> None:
+        """Let connections outlive a drain for as long as the clients need for one request, or they are cut by right."""
+        short = []
+        for name, pool in self.pools.items():
+            for server, settings in pool["servers"].items():
+                if _seconds(settings["grace"]) < _GRACE_MIN:
+                    short.append(f"{name}/{server} ({settings['grace']})")
+                    settings["grace"] = f"{_GRACE_MIN}s"
+        if short:
+            self.changed.append(
+                f"grace is {_GRACE_MIN}s instead for {', '.join(short)}: a request of these clients takes seconds, "
+                "and what outlives its grace is cut by right"
+            )
 
     def _move_application(self) -> None:
         """Give the tool's own application a folder in which it can be told to misbehave."""
@@ -140,6 +162,10 @@ class Scene:
         hung = self._timeout(pool, "hung")
         return hung if hung and hung <= _HUNG_MAX else None
 
+    def slow(self, pool: str) -> float:
+        """Return the seconds after which a worker counts as slow."""
+        return self._timeout(pool, "slow") or 0.0
+
     def recycles_memory(self, pool: str) -> bool:
         """Tell whether workers are replaced when they have grown."""
         return bool((self.pools[pool].get("recycle") or {}).get("memory"))
@@ -181,12 +207,23 @@ def _is_known(reference: str | None) -> bool:
     return bool(reference) and str(reference).partition(":")[0] == _MODULE
 
 
-def _moved(address: str, place: Path, number: int) -> str:
+def _moved(address: str, place: Path, number: int, *, keep_port: bool) -> str:
+    """Return another address; with ``keep_port``, port 0 only instead of port 0."""
     if address.startswith("unix:@"):
         return f"unix:@{place.name}-{number}"
     if address.startswith("unix:"):
         return f"unix:{place}/{number}.sock"
-    return "[::1]:0" if address.startswith("[") else "127.0.0.1:0"
+    port = _free_port() if keep_port and not address.endswith(":0") else 0
+    return f"[::1]:{port}" if address.startswith("[") else f"127.0.0.1:{port}"
+
+
+def _free_port() -> int:
+    """Return a port that is free and stays so: it is none of those that clients are given (ip(7))."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(1024, first - 20_000), first)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _replace(path: Path, text: str) -> None:

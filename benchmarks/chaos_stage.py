@@ -9,12 +9,14 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
 import chaos_sockets
 import measure
+from chaos_attendance import Attendance
 from chaos_daemon import Daemon, EndedError, send, stand_still, stat
 from chaos_scene import Scene
 
@@ -77,16 +79,6 @@ class Victim:
 
 
 @dataclass(slots=True)
-class Spell:
-    """How long a slot was seen without anybody who attends it."""
-
-    samples: int = 0
-    longest: float = 0.0
-    """Seconds from the first to the last of samples in a row."""
-    since: float | None = None
-
-
-@dataclass(slots=True)
 class Stage:
     """One run."""
 
@@ -100,11 +92,15 @@ class Stage:
     downs: list[Down] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """What hourd has done wrong, besides losing requests."""
-    unattended: dict[str, Spell] = field(default_factory=dict)
+    spared: list[Death] = field(default_factory=list)
+    """Who was to be killed, or might have been, and was not."""
+    attendance: Attendance = field(init=False)
     wanted: dict[str, tuple[int, int]] = field(default_factory=dict)
     """How many workers each pool is to have, at least and at most."""
-    samples: int = 0
     _shot: list[Victim] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.attendance = Attendance({pool: self.scene.slow(pool) for pool in self.scene.pools})
 
     def begin(self) -> None:
         """Note what is wanted, once the daemon is ready."""
@@ -123,17 +119,7 @@ class Stage:
             status = self.daemon.status()
         except EndedError as error:
             raise GivenUpError(str(error)) from None
-        self.samples += 1
-        now = measure.clock()
-        for name, pool in status["pools"].items():
-            for slot in pool["slots"]:
-                spell = self.unattended.setdefault(f"{name}/{slot['slot']}", Spell())
-                if slot["attended_by"]:
-                    spell.since = None
-                    continue
-                spell.samples += 1
-                spell.since = spell.since or now
-                spell.longest = max(spell.longest, now - spell.since)
+        self.attendance.look(measure.clock(), status["pools"], self.wanted)
         return status
 
     def pause(self, seconds: float) -> None:
@@ -142,6 +128,17 @@ class Stage:
         while measure.clock() < end:
             self.look()
             self.daemon.rest(min(_LOOK, max(0.0, end - measure.clock())))
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Look until some work is done, which waits for the daemon, and return what it returns."""
+        executor = ThreadPoolExecutor(1)
+        try:
+            done = executor.submit(work)
+            while not done.done():
+                self.pause(_LOOK)
+            return done.result()
+        finally:
+            executor.shutdown(wait=False)  # whoever is interrupted ends the daemon next, and with it the work
 
     def until(self, true: Callable[[dict[str, Any]], Any], what: str, *, look: float = _LOOK) -> None:
         """Look until something has become true.
@@ -165,6 +162,7 @@ class Stage:
         for victim in self._shot:
             if not victim.gone or not self._was_killed(victim):
                 self.deaths.remove(victim.death)  # what it held it has to answer for
+                self.spared.append(victim.death)
             os.close(victim.pidfd)
         self._shot.clear()
 

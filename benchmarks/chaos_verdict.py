@@ -1,10 +1,14 @@
 """Who is to blame for what was not answered, and the tables.
 
 answered   the whole answer came, and it was the right one
+lost       another answer came than the right one, no matter who was killed; nobody who dies says something wrong
 killed     not answered, on a connection that a process held in the moment in which it was killed
 away       not answered, and told so: refused while the daemon was down because it had been told to stop,
 or a websocket that was closed with a goodbye
 lost       anything else
+
+In the table of faults each request has one row. Those of which no moment was in a fault or the recovery from it are
+"between"; that is not idleness: workers are recycled all the time, and drain for long after a reload.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from typing import Any
 
 import measure
 from chaos_stage import Death, Down
-from chaos_world import ANSWERED, ENDED, GOODBYE, REFUSED, Record
+from chaos_world import ANSWERED, ENDED, GOODBYE, REFUSED, WRONG, Record
 
 KILLED, AWAY, LOST = "killed", "away", "lost"
 _VERDICTS = (ANSWERED, KILLED, AWAY, LOST)
-QUIET = "(quiet)"
+BETWEEN = "(between)"
+"""Stands for no fault."""
 _KEPT = 1000
 """So many lost requests are kept to be shown."""
 _FRAME = re.compile(r'^\s+File "([^"]+)", line \d+')
@@ -38,6 +43,17 @@ class Window:
     begin: float
     end: float
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A request that was lost, and what is known of it."""
+
+    record: Record
+    faults: tuple[str, ...]
+    """All that were going on in its time."""
+    holder: int
+    """Process id of who had its connection, if that was seen; 0 if not."""
 
 
 @dataclass(slots=True)
@@ -81,11 +97,13 @@ class Judgement:
     """In their order; none begins before another has ended."""
     quick: frozenset[str]
     """The sorts of client whose latency is that of the server."""
+    spared: Sequence[Death] = ()
+    """Who stood still and was not killed, and what it held: they are witnesses only."""
     total: Tally = field(default_factory=Tally)
     faults: dict[str, Tally] = field(default_factory=dict)
     sorts: dict[str, Tally] = field(default_factory=dict)
-    lost: list[tuple[str, Record]] = field(default_factory=list)
-    """The first that were lost, each with the fault in whose time it was."""
+    lost: list[Loss] = field(default_factory=list)
+    """The first that were lost."""
     lag: float = 0.0
     """The longest time, in seconds, by which clients themselves were late."""
 
@@ -108,9 +126,11 @@ class Judgement:
 
     def _add(self, record: Record) -> None:
         verdict = self.verdict(record)
-        fault = self._fault(record, answered=verdict == ANSWERED)
+        faults = self._faults(record)
+        # What delayed a request came first, what ended it came last.
+        fault = (faults[0] if verdict == ANSWERED else faults[-1]) if faults else BETWEEN
         if verdict == LOST and len(self.lost) < _KEPT:
-            self.lost.append((fault, record))
+            self.lost.append(Loss(record, faults, record.worker or self._holder(record)))
         latency = record.latency if record.sort in self.quick else None
         self.total.add(verdict, latency)
         self.faults.setdefault(fault, Tally()).add(verdict, latency)
@@ -120,19 +140,22 @@ class Judgement:
         """Return what became of a request, and whose fault that is."""
         if record.outcome == ANSWERED:
             return ANSWERED
-        if any(record.connection in death.held and record.opened <= death.at <= record.ended for death in self.deaths):
+        if record.outcome == WRONG:
+            return LOST  # whoever was killed
+        if any(_held(record, death) for death in self.deaths):
             return KILLED
         if record.outcome == GOODBYE or any(_turned_away(record, down) for down in self.downs):
             return AWAY
         return LOST
 
-    def _fault(self, record: Record, *, answered: bool) -> str:
-        """Return in whose time a request was: what delayed it came first, what ended it came last."""
+    def _holder(self, record: Record) -> int:
+        return next((death.pid for death in (*self.deaths, *self.spared) if _held(record, death)), 0)
+
+    def _faults(self, record: Record) -> tuple[str, ...]:
+        """Return all faults in whose time a request was, in their order."""
         first = bisect.bisect_left(self.windows, record.started, key=lambda window: window.end)
         last = bisect.bisect_right(self.windows, record.ended, key=lambda window: window.begin) - 1
-        if first > last:
-            return QUIET
-        return self.windows[first if answered else last].fault
+        return tuple(window.fault for window in self.windows[first : last + 1])
 
     # --- showing ----------------------------------------------------------------------------------
 
@@ -140,24 +163,27 @@ class Judgement:
         """Print what became of requests, by fault and by sort of client."""
         head = ["requests", *_VERDICTS, "p50 ms", "p99 ms", "max ms"]
         rows: list[list[str | float]] = []
-        for fault in sorted(self.faults, key=lambda name: (name != QUIET, name)):
+        for fault in sorted(self.faults, key=lambda name: (name != BETWEEN, name)):
             spans = [window.end - window.begin for window in self.windows if window.fault == fault]
             longest = f"{max(spans):.1f}" if spans else ""
             rows.append([fault, str(len(spans)) if spans else "", longest, *self.faults[fault].row()])
         rows.append(["total", str(len(self.windows)), "", *self.total.row()])
-        print(f"By fault; latencies of {', '.join(sorted(self.quick & set(self.sorts)))}:")
+        print(f"By fault; latencies of {', '.join(sorted(self.quick & set(self.sorts)))}; {BETWEEN}: in no fault,")
+        print("nor while the daemon recovered from one, though workers were recycled, and drained, then too:")
         measure.print_table(["fault", "times", "longest s", *head], rows)
         print("\nBy client:")
         measure.print_table(["client", *head], [[sort, *self.sorts[sort].row()] for sort in sorted(self.sorts)])
 
     def print_lost(self, zero: float, number: int = 20) -> None:
         """Print the first of the requests that were lost; their times count from ``zero``."""
-        for fault, record in self.lost[:number]:
+        for loss in self.lost[:number]:
+            record = loss.record
             age = max(0.0, record.started - record.opened) if record.opened else 0.0
+            faults = " and ".join(loss.faults) or "no fault"
             print(
                 f"lost: {record.sort} to {record.server} at {record.started - zero:.3f}s, {record.outcome} after "
-                f"{record.ended - record.started:.3f}s, in {fault}; connection {record.connection or 'none'}, "
-                f"{age:.3f}s old, worker {record.worker or 'unknown'}: {record.detail}"
+                f"{record.ended - record.started:.3f}s, in {faults}; connection {record.connection or 'none'}, "
+                f"{age:.3f}s old, worker {loss.holder or 'unknown'}: {record.detail}"
             )
 
     def show(self, zero: float) -> dict[str, Any]:
@@ -170,9 +196,14 @@ class Judgement:
                 {"fault": each.fault, "begin": each.begin - zero, "end": each.end - zero, "what": each.what}
                 for each in self.windows
             ],
-            "lost": [{"fault": fault, **asdict(record)} for fault, record in self.lost],
+            "lost": [{"faults": each.faults, "holder": each.holder, **asdict(each.record)} for each in self.lost],
             "lag_s": self.lag,
         }
+
+
+def _held(record: Record, death: Death) -> bool:
+    """Tell whether a process had the connection of a request when it stood still."""
+    return record.connection in death.held and record.opened <= death.at <= record.ended
 
 
 def _turned_away(record: Record, down: Down) -> bool:

@@ -132,6 +132,13 @@ class Connection:
         if more := await self._reader.read(100):
             raise WrongError(f"more came than was asked for: {more!r}")
 
+    async def surplus(self, seconds: float) -> bytes:
+        """Wait so long at most, and return what came meanwhile or was there; nothing if that is the end."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(seconds):
+                return await self._reader.read(100)
+        return b""
+
     async def read_line(self) -> bytes:
         """Read a line."""
         return await self._reader.readuntil(b"\n")

@@ -49,6 +49,8 @@ class Target:
     known: bool
     """Whether it is the tool's own application, with all that the clients may ask of it."""
     path: str = "/"
+    status: int = 200
+    """That answers must have; of HTTP."""
 
 
 @dataclass(slots=True)
@@ -245,7 +247,11 @@ class Client:
 
     async def pause(self, seconds: float) -> None:
         """Wait for so many seconds on average."""
-        await asyncio.sleep(self.chance.uniform(0.5, 1.5) * seconds / self.world.spec.rate)
+        await asyncio.sleep(self.spell(seconds))
+
+    def spell(self, seconds: float) -> float:
+        """Return how long to wait this time, where it is so many seconds on average."""
+        return self.chance.uniform(0.5, 1.5) * seconds / self.world.spec.rate
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

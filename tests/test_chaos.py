@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 import importlib
+import io
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -49,6 +54,11 @@ async def thinks(request):
     await asyncio.sleep(0.5)
     return web.Response(text="hello")
 
+async def repeats(request):
+    again = b"HTTP/1.1 200 OK\\r\\nContent-Length: 0\\r\\n\\r\\n"
+    asyncio.get_running_loop().call_later(0.005, request.transport.write, again)
+    return web.Response(text="hello")
+
 def boots_twice():
     with open("boots", "a+") as file:
         file.write("x")
@@ -59,7 +69,7 @@ def boots_twice():
 
 def create_app():
     app = web.Application()
-    app.add_routes([web.get(f"/{each.__name__}", each) for each in (hello, loses, lies, thinks)])
+    app.add_routes([web.get(f"/{each.__name__}", each) for each in (hello, loses, lies, thinks, repeats)])
     return app
 """
 
@@ -70,8 +80,8 @@ class Place:
 
     folder: Path
 
-    def configure(self, app: str = "app:create_app", **more: Any) -> None:
-        http = {"kind": "aiohttp", "app": app, "bind": ["0.0.0.0:8080", "unix:/run/not-here/http.sock"], "grace": "10s"}
+    def configure(self, app: str = "app:create_app", *, grace: str = "20s", **more: Any) -> None:
+        http = {"kind": "aiohttp", "app": app, "bind": ["0.0.0.0:8080", "unix:/run/not-here/http.sock"], "grace": grace}
         restart = {"backoff": "50ms", "backoff_max": "200ms"}
         pool = {"workers": 2, "servers": {"http": http}, "restart": restart}
         (self.folder / "app.py").write_text(APP)
@@ -154,7 +164,14 @@ def test_a_configuration_of_somebody_else(place):
     assert not [name for name in os.listdir(place.folder) if name.startswith("hourd-chaos-")]
 
 
-@pytest.mark.parametrize(("path", "outcome"), [("/loses", "ended"), ("/lies", "wrong")])
+def test_a_short_grace_is_raised_and_said(place):
+    place.configure(grace="1s")
+    code, said, found = place.run("--path", "/hello", "--faults", "reload", "--seconds", "5", "--seed", "1")
+    assert (code, found.get("problems")) == (0, []), said
+    assert "grace is 15s instead for web/http (1s): " in said
+
+
+@pytest.mark.parametrize(("path", "outcome"), [("/loses", "ended"), ("/lies", "wrong"), ("/repeats", "wrong")])
 def test_a_loss_is_seen(place, path, outcome):
     place.configure()
     code, said, found = place.run("--path", path, "--faults", "reload", "--seconds", "2", "--seed", "1")
@@ -162,9 +179,20 @@ def test_a_loss_is_seen(place, path, outcome):
     assert found["problems"] == []
     assert found["total"]["lost"] > 0
     assert {record["outcome"] for record in found["lost"]} >= {outcome}
+    assert {record["sort"] for record in found["lost"]} >= {"fresh", "keep alive", "pipelined"}
     assert f"{found['total']['lost']} requests lost" in said
     assert sum(found["total"][each] for each in ("answered", "killed", "away", "lost")) == found["total"]["requests"]
     assert list(place.folder.glob("hourd-chaos-*/log"))
+
+
+def test_answers_that_prove_nothing_are_refused(place):
+    place.configure()
+    code, said, _ = place.run("--path", "/nope", "--faults", "reload", "--seconds", "1")
+    assert (code, "GET /nope with 404, which would prove nothing" in said) == (2, True), said
+    code, said, _ = place.run("--path", "/hello", "--expect", "404", "--faults", "reload", "--seconds", "1")
+    assert (code, "GET /hello with 200, not 404" in said) == (2, True), said
+    code, said, found = place.run("--path", "/nope", "--expect", "404", "--faults", "reload", "--seconds", "1")
+    assert (code, found.get("problems")) == (0, []), said
 
 
 def test_what_a_killed_worker_had_in_hand_is_not_lost(place):
@@ -255,6 +283,8 @@ def record(load, **facts: Any) -> Any:
         ({"outcome": "answered"}, "answered"),
         ({}, "killed"),
         ({"outcome": "timeout"}, "killed"),
+        ({"outcome": "wrong"}, "lost"),  # who dies does not say something else
+        ({"outcome": "wrong", "opened": 20.5, "connected": 20.6, "started": 20.5, "ended": 20.7}, "lost"),
         ({"connection": "127.0.0.1 6"}, "lost"),  # the victim did not hold it
         ({"opened": 11.5, "started": 11.5, "connected": 11.6}, "lost"),  # the port was used again
         ({"ended": 10.5}, "lost"),  # before anybody was killed
@@ -288,13 +318,148 @@ def test_in_whose_time_a_request_was(load):
     windows = [verdicts.Window("kill", 10.0, 11.0, ""), verdicts.Window("stop", 12.0, 13.0, "")]
     judgement = verdicts.Judgement([], [], windows, frozenset())
     for started, ended, outcome, fault in (
-        (9.0, 9.9, "answered", "(quiet)"),
+        (9.0, 9.9, "answered", "(between)"),
         (9.0, 10.0, "answered", "kill"),
-        (11.5, 11.9, "ended", "(quiet)"),
+        (11.5, 11.9, "ended", "(between)"),
         (10.5, 12.5, "answered", "kill"),
         (10.5, 12.5, "ended", "stop"),
-        (13.1, 14.0, "ended", "(quiet)"),
+        (13.1, 14.0, "ended", "(between)"),
     ):
         judgement._add(record(load, started=started, ended=ended, outcome=outcome))
         tally = judgement.faults.pop(fault)
         assert (judgement.faults, tally.requests) == ({}, 1)
+    assert [loss.faults for loss in judgement.lost] == [(), ("kill", "stop"), ()]
+
+
+def test_a_loss_names_all_faults_and_who_had_the_connection(load, capsys):
+    stage, verdicts = load("chaos_stage"), load("chaos_verdict")
+    windows = [verdicts.Window("kill", 10.0, 11.0, ""), verdicts.Window("stop", 11.5, 13.0, "")]
+    spared = stage.Death(4711, "web", "", 11.0, frozenset({"127.0.0.1 5"}))
+    judgement = verdicts.Judgement([], [], windows, frozenset(), [spared])
+    judgement._add(record(load))
+    judgement._add(record(load, worker=42))
+    judgement.print_lost(0.0)
+    first, second = capsys.readouterr().out.splitlines()
+    assert "in kill and stop; " in first
+    assert "worker 4711: " in first
+    assert "worker 42: " in second
+
+
+# --- slots ----------------------------------------------------------------------------------------
+
+GONE, SERVING, SLOW, BOOTING = None, "serving", "slow", "booting"
+
+
+@pytest.mark.parametrize(
+    ("fault", "takes", "workers", "attended_by", "judged"),
+    [
+        ("", 0, [SERVING, GONE], [[1], []], True),
+        ("reload", 0, [BOOTING, BOOTING], [[], []], True),  # it was to keep the old ones
+        ("kill", 1, [BOOTING, BOOTING], [[], []], True),  # only one was killed
+        ("kill-all", 1 << 30, [BOOTING, BOOTING], [[], []], False),
+        ("kill-all", 1 << 30, [SERVING, BOOTING], [[1], []], True),  # from now on somebody could
+        ("kill", 1, [BOOTING], [[]], False),  # it was the only one
+        ("reload", 0, [BOOTING], [[]], True),
+        ("stop", 1, [SERVING, SLOW], [[1], [2]], True),
+        ("stop", 1, [SERVING, SLOW], [[1], [1, 2]], None),
+        ("stop", 1, [SLOW, SLOW], [[1], [2]], None),  # nobody could do better
+    ],
+)  # fmt: skip
+def test_a_slot_that_nobody_attends(load, fault, takes, workers, attended_by, judged):
+    attendance = load("chaos_attendance").Attendance({"web": 0.5}, fault=fault, takes=takes)
+    pool = {
+        "workers": [{"pid": number, "state": state} for number, state in enumerate(workers, 1) if state],
+        "slots": [{"slot": number, "attended_by": pids} for number, pids in enumerate(attended_by)],
+    }
+    wanted = {"web": (len(workers), len(workers))}
+    for now in (10.0, 12.0, 15.4):
+        attendance.look(now, {"web": pool}, wanted)
+    assert list(attendance.problems()) == []  # 5.4 s are less than slow and 5 s
+    attendance.look(15.6, {"web": pool}, wanted)
+    problems, lines = list(attendance.problems()), "; ".join(attendance.lines())
+    assert bool(problems) == bool(judged)
+    assert all("5.60s" in each and "5.5s" in each and (fault or "no fault") in each for each in problems)
+    assert ("none; " in lines) == (judged is None)
+    assert "5.5s" in lines
+
+
+def test_spells_that_are_not_one(load):
+    attendance = load("chaos_attendance").Attendance({"web": 0.5})
+    empty = {"web": {"workers": [{"pid": 1, "state": "serving"}], "slots": [{"slot": 0, "attended_by": []}]}}
+    for between in (
+        attendance.forget,  # everything was frozen
+        lambda: attendance.look(15.0, {"web": {"workers": [], "slots": [{"slot": 0, "attended_by": [1]}]}}, {}),
+        lambda: attendance.look(15.0, {"web": {"workers": [], "slots": []}}, {}),  # another daemon has fewer slots
+    ):
+        attendance.look(10.0, empty, {})
+        between()
+        attendance.look(20.0, empty, {})
+        attendance.forget()
+    assert list(attendance.problems()) == []
+
+
+# --- clients --------------------------------------------------------------------------------------
+
+
+async def say_twice(reader, writer):
+    """Serve as the tool's own application does, and say everything twice."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            sizes = [int(line.partition(":")[2]) for line in lines if line.startswith("Content-Length:")]
+            asked, path = await reader.readexactly(sum(sizes)), lines[0].split()[1]
+            match path.split("/"):
+                case ["", "sum"]:
+                    body = hashlib.sha256(asked).hexdigest().encode()
+                case ["", "bytes" | "pieces", size]:
+                    body = bytes(int(size))
+                case _:
+                    body = asked or path.partition("n=")[2].encode()
+            head = (
+                f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nX-Sum: {hashlib.sha256(body).hexdigest()}\r\n\r\n"
+            )
+            for _ in range(2):
+                writer.write(head.encode() + body)
+                await writer.drain()
+    writer.close()
+
+
+@pytest.mark.parametrize("sort", ["fresh", "keep alive", "pipelined", "slow", "upload", "download"])
+def test_answers_that_nobody_asked_for(load, sort):
+    world, clients = load("chaos_world"), load("chaos_clients")
+    records = io.StringIO()
+
+    async def take_turns():
+        server = await asyncio.start_server(say_twice, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        target = world.Target("web/http", "aiohttp", 0, f"{host}:{port}", known=True)
+        here = world.World(world.Spec([(sort, target)], 1, 0, 10.0, 1.0), records)
+        for seed in range(3):
+            with contextlib.suppress(world.LostError):
+                await clients.SORTS[sort].client(here, target, random.Random(seed)).turn()
+        server.close()
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # those who served have seen the end
+
+    asyncio.run(take_turns())
+    found = [world.Record.read(line) for line in records.getvalue().splitlines()]
+    assert [each.outcome for each in found].count("wrong") >= 3
+
+
+# --- configurations -------------------------------------------------------------------------------
+
+
+def test_addresses_that_can_move(load, tmp_path):
+    scenes, moves = load("chaos_scene"), load("chaos_moves")
+    scene = scenes.Scene.of(BENCHMARKS / "chaos.yaml", tmp_path)
+    possible = list(moves.possible(scene))
+    assert {(move.source, move.target) for move in possible} == {
+        (("web", "http"), ("side", "http")), (("side", "echo"), ("web", "echo")),
+    }  # fmt: skip
+    for move in possible:
+        text, added = moves.moved(scene, move)
+        pools = yaml.safe_load(text)["pools"]
+        for (pool, server), there in ((move.source, False), (move.target, True)):
+            assert (move.address in pools[pool]["servers"][server]["bind"]) == there
+        assert len(added) == 2
+        scene.write(text)
+        assert scenes.run("check", "-c", str(scene.file)).returncode == 0
