@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,17 +43,34 @@ class Attendance:
         self._slots: dict[int, list[_Attended]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def attend(self, attend: channel.Attend, fds: tuple[int, ...]) -> None:
-        """Accept on a slot's sockets."""
-        attended = self._slots.setdefault(attend.slot, [])
-        for (server, backlog), fd in zip(attend.sockets, fds, strict=True):
-            sock = socket.socket(fileno=fd)
-            sock.setblocking(False)
-            attended.append(_Attended(server, sock, await self._servers[server].listen(sock, backlog)))
+    async def attend(self, attend: channel.Attend, packet: channel.Packet) -> None:
+        """Accept on a slot's sockets, on all or none of them.
+
+        Raises:
+            OSError: the system refused; mostly there is no descriptor left.
+        """
+        if packet.truncated:
+            packet.close()
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        sockets = [socket.socket(fileno=fd) for fd in packet.fds]
+        attended: list[_Attended] = []
+        try:
+            for (server, backlog), sock in zip(attend.sockets, sockets, strict=True):
+                sock.setblocking(False)
+                attended.append(_Attended(server, sock, await self._servers[server].listen(sock, backlog)))
+        except OSError:
+            for sock in sockets[len(attended) :]:
+                sock.close()
+            self._leave(attended, ())
+            raise
+        self._slots.setdefault(attend.slot, []).extend(attended)
 
     def release(self, slot: int, last: tuple[str, ...]) -> None:
         """Accept no more on a slot's sockets; for the ``last`` servers, once what waits is accepted."""
-        for attended in self._slots.pop(slot, ()):
+        self._leave(self._slots.pop(slot, []), last)
+
+    def _leave(self, slot: list[_Attended], last: tuple[str, ...]) -> None:
+        for attended in slot:
             task = asyncio.get_running_loop().create_task(self._let_go(attended, last=attended.server in last))
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)

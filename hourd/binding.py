@@ -108,9 +108,27 @@ class Bound:
         if self.shared:
             return self.sockets[0]
         while len(self.sockets) <= slot:
-            self.sockets.append(_sibling(self.address, backlog))
+            self.sockets.append(self.sibling())
+        if not self.listens(slot):
+            self.sockets[slot].listen(backlog)
         self.reopen(slot)
         return self.sockets[slot]
+
+    def sibling(self) -> socket.socket:
+        """Bind a socket for one slot more. It listens, and has clients, when the slot is first attended.
+
+        Raises:
+            OSError: the system refused.
+        """
+        return _sibling(self.address)
+
+    def trim(self, slots: int) -> None:
+        """Close what was bound for further slots than these, and has never listened."""
+        while len(self.sockets) > max(slots, 1) and not (self.shared or self.listens(len(self.sockets) - 1)):
+            self.sockets.pop().close()
+
+    def listens(self, slot: int) -> bool:
+        return bool(self.sockets[slot].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     def give_up(self, slot: int) -> None:
         """Let nobody new come to a slot; nothing keeps clients out of a socket that is shared."""
@@ -162,7 +180,7 @@ def take(name: str, server: Server, address: Address, *, beside: bool) -> Bound 
         if address.family == "unix":
             return _take_unix(server, address)
         # Alone it would be refused, because of our own. Sharing it, only this user's processes can have it too.
-        return Bound(address, [_sibling(address, server.backlog)]) if beside else _take_inet(server, address)
+        return _take_beside(server, address) if beside else _take_inet(server, address)
     except OSError as error:
         no_ipv6 = address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
         if no_ipv6 and _is_half(server, address):
@@ -189,12 +207,21 @@ def _take_inet(server: Server, address: Address) -> Bound:
     return Bound(Address(address.family, address.host, port), [sock])
 
 
-def _sibling(address: Address, backlog: int) -> socket.socket:
+def _take_beside(server: Server, address: Address) -> Bound:
+    sock = _sibling(address)
+    try:
+        sock.listen(server.backlog)
+    except OSError:
+        sock.close()
+        raise
+    return Bound(address, [sock])
+
+
+def _sibling(address: Address) -> socket.socket:
     sock = _socket(address)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
-        sock.listen(backlog)
     except OSError:
         sock.close()
         raise

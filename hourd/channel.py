@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Molds run the hourd that is installed now, which may be newer than the master: they compare this."""
 MOLD_FD = 3
 """The descriptor on which a mold finds its channel."""
@@ -98,6 +98,12 @@ class Attends(Message, frozen=True):
     slot: int
 
 
+class CannotAttend(Message, frozen=True):
+    """Worker to master: does not accept on a slot's sockets, for want of descriptors."""
+
+    slot: int
+
+
 class Leaving(Message, frozen=True):
     """Worker to master: was sent SIGTERM and wants to be replaced."""
 
@@ -110,7 +116,7 @@ class Refused(Message, frozen=True):
 
 
 FromMaster: TypeAlias = Begin | Fork | Watch | Quit | Reopen | Attend | Release | Drain
-FromChild: TypeAlias = Imported | Unsafe | Hello | Ready | Attends | Leaving | Refused
+FromChild: TypeAlias = Imported | Unsafe | Hello | Ready | Attends | CannotAttend | Leaving | Refused
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_from_master = msgspec.msgpack.Decoder(FromMaster).decode
@@ -129,6 +135,13 @@ class Packet:
     fds: tuple[int, ...] = ()
     pid: int = 0
     """The sender, as the kernel knows it; 0 where nobody asked."""
+    truncated: bool = False
+    """Not all descriptors have arrived: this process has none left."""
+
+    def close(self) -> None:
+        """Close the descriptors that have arrived."""
+        for fd in self.fds:
+            os.close(fd)
 
 
 def pair() -> tuple[MasterEnd, socket.socket]:
@@ -204,7 +217,7 @@ class ChildEnd(_End):
         """
         size = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(_LIMIT, size, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._sock.recvmsg(_LIMIT, size, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         if not data:
@@ -213,7 +226,8 @@ class ChildEnd(_End):
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
-        return Packet(_decode_from_master(data), tuple(fds))
+        # The kernel hands over as many as there is room for, and says so (unix(7)).
+        return Packet(_decode_from_master(data), tuple(fds), truncated=bool(flags & socket.MSG_CTRUNC))
 
     def set_blocking(self, *, flag: bool) -> None:
         self._sock.setblocking(flag)

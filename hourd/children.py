@@ -15,11 +15,15 @@ whether a trial is to blame, and how long to wait.
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .events import Plan
+
+_COUNTED_EVERY = 1.0
+"""Seconds between two looks at workers that have a limit, or whose number follows their load."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,9 +81,13 @@ class Worker(Child):
     state: Literal["forking", "booting", "serving", "draining", "dying"] = "forking"
     leaving: bool = False
     """It is to be replaced, and to drain then."""
+    put_off: bool = False
+    """It has served its time, and too many before it still drain."""
     served_from: float | None = None
     attends: dict[int, bool] = field(default_factory=dict)
     """The slots it was told to attend, and whether it said that it does."""
+    unable_until: float | None = None
+    """It could not be given a slot, and gets no further one until then."""
     looked: float = 0.0
     """When it was sampled last."""
     beat: float = 0.0
@@ -105,6 +113,10 @@ class Worker(Child):
         """Tell whether it is one that the plan wants."""
         return plan is not None and self.generation == plan.generation and self.slot < plan.workers and not self.leaving
 
+    def takes(self, slot: int) -> bool:
+        """Tell whether it can be told to attend a slot, or was already."""
+        return self.unable_until is None or slot in self.attends
+
     @property
     def look_at(self) -> float:
         """When to sample it again: as it would become slow; soon, once it is."""
@@ -112,7 +124,8 @@ class Worker(Child):
         if self.state == "draining":
             return self.beat + plan.hung
         if not self.slow:
-            return self.beat + plan.slow
+            counts = plan.range is not None or plan.recycle.limited
+            return min(self.beat + plan.slow, self.looked + _COUNTED_EVERY if counts else math.inf)
         return min(self.looked + plan.slow / 4, self.beat + plan.hung)
 
     @property
@@ -126,7 +139,7 @@ class Worker(Child):
 
     @property
     def serving(self) -> bool:
-        return self.state == "serving" and not self.lost
+        return self.state == "serving" and not (self.lost or self.failure)
 
 
 def describe_exit(code: int, *, oom: bool = False) -> str:

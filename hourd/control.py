@@ -6,6 +6,7 @@ workers' user may not, so that a compromised worker cannot command the master.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -25,6 +26,7 @@ _BACKLOG = 128
 _CLIENTS = 64
 _REQUEST_LIMIT = 64 * 1024
 _CHUNK = 64 * 1024
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 _PEER = struct.Struct("3i")
 _logger = logging.getLogger("hourd")
 
@@ -75,6 +77,7 @@ class Client:
     def close(self) -> None:
         self._server.forget(self, self._sock)
         self._sock.close()
+        self._server.keep_one()
 
     def _flush(self) -> None:
         try:
@@ -129,6 +132,9 @@ class Control:
         self._clients: set[Client] = set()
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Given up to accept, and turn away, a client when no other descriptor is left."""
+        self._kept: int | None = None
+        """Given up for one client, which can say stop, when no other descriptor is left."""
+        self.keep_one()
         self._short = False
         self._sock, self._file = unix.listen(path, mode=_MODE, backlog=_BACKLOG)
         selector.register(self._sock, selectors.EVENT_READ, self._accept)
@@ -139,6 +145,8 @@ class Control:
         self._selector.unregister(self._sock)
         self._sock.close()
         os.close(self._spare)
+        if self._kept is not None:
+            os.close(self._kept)
         self._file.unlink()
 
     def watch(self, client: Client, sock: socket.socket, *, write: bool) -> None:
@@ -152,9 +160,25 @@ class Control:
             self._clients.discard(client)
             self._selector.unregister(sock)
 
+    def keep_one(self) -> None:
+        """Take a descriptor for the next client, if there is one again."""
+        if self._kept is None:
+            with contextlib.suppress(OSError):
+                self._kept = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _take(self) -> socket.socket:
+        try:
+            return self._sock.accept()[0]
+        except OSError as error:
+            if error.errno not in _NONE_LEFT or self._kept is None:
+                raise
+        os.close(self._kept)
+        self._kept = None
+        return self._sock.accept()[0]
+
     def _accept(self, _mask: int) -> None:
         try:
-            sock, _ = self._sock.accept()
+            sock = self._take()
         except OSError as error:
             self._turn_away(error)
             return
@@ -169,7 +193,7 @@ class Control:
 
     def _turn_away(self, error: OSError) -> None:
         """Refuse a client for want of a descriptor: left in the queue, it would wake the master for ever."""
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
+        if error.errno not in _NONE_LEFT:
             _logger.warning("cannot accept on the control socket: %s", error.strerror)
             return
         os.close(self._spare)

@@ -139,6 +139,14 @@ class Attending:
 
 
 @dataclass(frozen=True, slots=True)
+class Unable:
+    """A worker could not be given a slot: there is no descriptor left, for it or for the master."""
+
+    worker: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """A worker wants to be replaced (it was sent SIGTERM)."""
 
@@ -209,6 +217,7 @@ Event: TypeAlias = (
     | Born
     | Ready
     | Attending
+    | Unable
     | Leaving
     | Sampled
     | Lost

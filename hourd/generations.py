@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
-from . import errors, events, log
+from . import descriptors, errors, events, log
 from .listeners import Listeners
 from .planning import plan
-from .settings import Settings
+from .settings import Range, Settings
+
+_logger = logging.getLogger("hourd")
 
 
 class Generations:
@@ -39,18 +43,48 @@ class Generations:
             self._listeners.prepare(settings)
         except errors.HourdError as error:
             return events.Misconfigured(generation, str(error), error.exit_code)
+        try:
+            plans = tuple(self._plan(settings, generation))
+        except errors.HourdError as error:
+            self._listeners.keep(*self.all.values())
+            return events.Misconfigured(generation, str(error), error.exit_code)
         self.all = {**self.all, generation: settings}
-        plans = tuple(
-            plan(
-                settings,
-                name,
-                before=self.committed,
-                generation=generation,
-                slots=self._listeners.slots(settings, name),
-            )
-            for name in settings.pools
-        )
         return events.Configured(generation, plans)
+
+    def _plan(self, settings: Settings, generation: int) -> Iterator[events.Plan]:
+        """Yield the plan of each pool. Every slot that may be wanted is bound: what the load wants is then there.
+
+        Raises:
+            errors.HourdError: the slots that a pool begins with cannot be had.
+        """
+        plans = []
+        coming = 0
+        for name in settings.pools:
+            slots = self._listeners.slots(settings, name)
+            each = plan(settings, name, before=self.committed, generation=generation, slots=slots)
+            # At the start nobody is there yet, and each pool will have a mold.
+            coming += max(0, each.workers - slots) if self.all else each.workers + 1
+            self._listeners.reserve([settings], name, max(each.workers, slots), coming)
+            plans.append(each)
+        for each in plans:
+            yield self._cut(each, settings, coming)
+            coming += 0 if each.range is None else self._listeners.reserved(settings, each.pool) - each.workers
+
+    def _cut(self, whole: events.Plan, settings: Settings, coming: int) -> events.Plan:
+        """Bind what a range may come to want, and return the plan with as much of the range as can be had."""
+        if whole.range is None:
+            return whole
+        name, least = whole.pool, self._listeners.reserved(settings, whole.pool)
+        most = min(whole.range.max, max(least, self._listeners.room(settings, name, coming)))
+        try:
+            self._listeners.reserve([settings], name, most, coming + most - least)
+        except errors.HourdError:
+            most = least
+        if most == whole.range.max:
+            return whole
+        which = f"pool {name}: descriptors are left for {most} workers, not for {whole.range.max}"
+        _logger.warning("%s; %s", which, descriptors.ADVICE)
+        return replace(whole, range=Range(min=whole.range.min, max=most))
 
     def commit(self, generation: int) -> None:
         """Settle on a configuration."""

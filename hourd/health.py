@@ -10,11 +10,19 @@ has ``boot`` instead; who drains attends nothing, and is never slow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from .children import Worker
 from .events import Sample
 from .pool import Pool
+
+_LEAST_LIFE = 1.0
+"""Seconds that a worker serves at least before it is recycled: limits may be below what it begins with."""
+_YOUNG = 60.0
+"""Seconds within which nobody should have used up its memory."""
+_DRAINING = 6
+"""So many of a slot may drain side by side; then its worker is recycled later."""
 
 
 def judge(pool: Pool, samples: Mapping[int, Sample], now: float) -> None:
@@ -36,6 +44,18 @@ def judge(pool: Pool, samples: Mapping[int, Sample], now: float) -> None:
     _judge_load(pool, now)
 
 
+def judge_pool(pool: Pool, now: float) -> None:
+    """Say when a pool becomes degraded, and when that is over."""
+    degraded = not pool.closing and pool.degraded(now)
+    if degraded and not pool.was_degraded:
+        limit = pool.policy.giving_up
+        deaths = f"{limit.failures} deaths within {limit.within:g}s (restart.giving_up)"
+        pool.say("error", f"pool {pool.name} is degraded: {deaths}; attempts go on, siblings attend the slots")
+    elif pool.was_degraded and not degraded and not pool.closing:
+        pool.say("info", f"pool {pool.name} is not degraded any more")
+    pool.was_degraded = degraded
+
+
 def _judge_beat(pool: Pool, worker: Worker, beat: float, now: float) -> None:
     worker.looked = now
     worker.beat = max(worker.beat, min(beat, now))
@@ -52,15 +72,30 @@ def _judge_beat(pool: Pool, worker: Worker, beat: float, now: float) -> None:
 
 
 def _judge_age(pool: Pool, worker: Worker, sample: Sample, now: float) -> None:
-    """Have a worker replaced that has served its time; it serves until its successor does."""
-    if worker.deadline is None and pool.good(worker) and (why := next(_worn(worker, sample, now), None)):
-        worker.leaving = True
+    """Have a worker replaced that has served its time; it serves until its successor does.
+
+    Not in a start or reload: where workers wear out sooner than all are there, that would never come to its end.
+    """
+    served = now - (worker.served_from or now)
+    if pool.trial or worker.deadline is not None or not pool.good(worker) or served < _LEAST_LIFE:
+        return
+    why = next(_worn(worker, sample, served), None)
+    if why is None:
+        return
+    if pool.draining_from(worker.slot) >= _DRAINING:
+        if not worker.put_off:
+            worker.put_off = True
+            pool.say("warning", f"{worker} is not recycled yet: {_DRAINING} workers of its slot still drain; {why}")
+        return
+    worker.leaving = True
+    if served < _YOUNG and sample.memory >= (worker.plan.recycle.memory or math.inf):
+        pool.say("warning", f"{worker} is recycled: {why}; it has served for {served:.0f}s, and began with little less")
+    else:
         pool.say("info", f"{worker} is recycled: {why}")
 
 
-def _worn(worker: Worker, sample: Sample, now: float) -> Iterator[str]:
+def _worn(worker: Worker, sample: Sample, served: float) -> Iterator[str]:
     limits = worker.plan.recycle
-    served = now - (worker.served_from or now)
     for value, limit, text in (
         (sample.requests, limits.requests, f"{sample.requests} requests (recycle.requests)"),
         (sample.accepted, limits.connections, f"{sample.accepted} connections (recycle.connections)"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from . import channel
+from . import channel, errors
 from .children import Worker
 from .listeners import Listeners, Place
 from .processes import Child
@@ -25,6 +25,23 @@ def attend(
     lent = list(listeners.lend(generations[child.generation], child.pool, slot, own=own, holder=child))
     message = channel.Attend(slot, [(each.server, each.backlog) for each in lent])
     return message, tuple(each.socket.fileno() for each in lent)
+
+
+def make_room(listeners: Listeners, generations: Generations, pool: str, slots: int, workers: int) -> str:
+    """Bind slots before anybody counts on them; returns why they cannot be had, or nothing.
+
+    Args:
+        listeners: all there are.
+        generations: the configuration of each.
+        pool: its name.
+        slots: how many it is to have.
+        workers: how many it will have more.
+    """
+    try:
+        listeners.reserve([each for each in generations.values() if pool in each.pools], pool, slots, workers)
+    except errors.HourdError as error:
+        return str(error)
+    return ""
 
 
 def release(

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import accept_queue, addresses, binding, errors
+from . import accept_queue, addresses, binding, descriptors, errors
 from .addresses import Address
 from .binding import Bound, Holder
-from .settings import Pool, Server, Settings
+from .settings import WORKERS_MAX, Pool, Server, Settings
 
 Key = binding.Key
 _logger = logging.getLogger("hourd")
@@ -54,6 +54,8 @@ class Listeners:
         self._bound: list[Bound] = []
         self._places: list[tuple[Settings, list[Place]]] = []
         """Those of each configuration."""
+        self._reserved: dict[tuple[int, Bound], tuple[Settings, int]] = {}
+        """How many slots a configuration may come to want."""
 
     def prepare(self, settings: Settings) -> None:
         """Take every address of a configuration that is not held yet.
@@ -119,6 +121,54 @@ class Listeners:
                 backlog = place.server.backlog
                 yield Lent(place.name, backlog, place.bound.socket_of(slot, backlog, holder))
 
+    def reserve(self, configurations: Sequence[Settings], pool: str, slots: int, workers: int) -> None:
+        """Bind what slots do not have yet, all or nothing, before anybody counts on them.
+
+        What is bound and does not listen yet has no clients, so that it can be closed again.
+
+        Args:
+            configurations: that are to have the slots.
+            pool: its name.
+            slots: how many.
+            workers: how many will come: they take descriptors too.
+
+        Raises:
+            errors.SystemRefusedError: they cannot be had.
+        """
+        held = dict.fromkeys(bound for settings in configurations for bound in self._split(settings, pool))
+        missing = [bound for bound in held for _ in range(len(bound.sockets), slots)]
+        new: list[socket.socket] = []
+        try:
+            if missing:
+                descriptors.require(len(missing) + workers * descriptors.PER_WORKER)
+            new += (bound.sibling() for bound in missing)
+        except OSError as error:
+            for sock in new:
+                sock.close()
+            what = f"have {slots} workers in pool {pool}"
+            raise errors.SystemRefusedError(f"{errors.from_os(error, what)}; {descriptors.ADVICE}") from None
+        for bound, sock in zip(missing, new, strict=True):
+            bound.sockets.append(sock)
+        for settings in configurations:
+            for bound in self._split(settings, pool):
+                _, before = self._reserved.get((id(settings), bound), (settings, 0))
+                self._reserved[id(settings), bound] = settings, max(before, slots)
+
+    def reserved(self, settings: Settings, pool: str) -> int:
+        """Return how many slots of a pool are bound; what cannot be split is enough for any number."""
+        return min((len(bound.sockets) for bound in self._split(settings, pool)), default=WORKERS_MAX)
+
+    def room(self, settings: Settings, pool: str, workers: int) -> int:
+        """Return how many slots can be had at most, if so many workers come besides."""
+        left = max(0, descriptors.room() - workers * descriptors.PER_WORKER)
+        each = len(self._split(settings, pool)) + descriptors.PER_WORKER
+        return self.reserved(settings, pool) + left // each
+
+    def _split(self, settings: Settings, pool: str) -> list[Bound]:
+        """Return what has a socket for each slot."""
+        found = (place.bound for place in self._open(settings, pool))
+        return [bound for bound in found if not bound.shared and bound.leaving is None]
+
     def reopen(self, settings: Settings) -> None:
         """Let everybody come to the addresses of a configuration: it is wanted after all."""
         for place in self._open(settings):
@@ -131,9 +181,10 @@ class Listeners:
         return sum(accept_queue.length(bound.sockets[slot]) for bound in held if slot < len(bound.sockets))
 
     def slots(self, settings: Settings, pool: str) -> int:
-        """Return how many slots the addresses of a pool have already."""
+        """Return how many slots of a pool clients come to already."""
         held = [place.bound for place in self._open(settings, pool) if not place.bound.shared]
-        return max((len(bound.sockets) for bound in held), default=0)
+        ends = (slot + 1 for bound in held for slot in range(len(bound.sockets)) if bound.listens(slot))
+        return max(ends, default=0)
 
     def keep(self, *wanted: Settings) -> None:
         """Give up what none of these configurations has."""
@@ -142,6 +193,11 @@ class Listeners:
         for bound in self._bound:
             if bound not in kept and bound.leaving is None:
                 bound.retire()
+        self._reserved = {
+            key: each for key, each in self._reserved.items() if any(each[0] is other for other in wanted)
+        }
+        for bound in kept:
+            bound.trim(max((slots for (_, other), (_, slots) in self._reserved.items() if other is bound), default=0))
         self.let_go()
 
     def let_go(self) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from random import Random
 
-from . import channel, control, errors, events, lending, memory, orders, postmortem
+from . import channel, control, descriptors, errors, events, lending, memory, orders, postmortem
 from .clock import Clock
 from .events import Event
 from .generations import Generations
@@ -45,6 +45,8 @@ class Master:
             settings: what to start with.
             read_again: returns the configuration as it is now, for a reload; raises ``HourdError``.
         """
+        self._descriptors = descriptors.raise_limit()
+        """For molds and workers; each slot and each worker takes some here."""
         self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
@@ -60,7 +62,9 @@ class Master:
         self._clock = Clock()
         self._sampler = Sampler(self._processes, self._listeners, self._clock)
         self._oom_kills = memory.OomKills()
-        self._reporter = Reporter(self._supervisor, self._hear, self._report)
+        self._reporter = Reporter(self._supervisor, self._hear, self._report, self._make_room)
+        self._unbound: set[tuple[str, int]] = set()
+        """Pools and slots that could not be bound, of which was told."""
 
     def listen(self, path: str) -> None:
         """Open the control socket.
@@ -136,7 +140,11 @@ class Master:
                     _logger.warning("SIGUSR2: upgrading in place is not available yet")
                 case _:
                     _logger.info("%s received", number.name)
-                    self._hear(SIGNALS[number])
+                    event = SIGNALS[number]
+                    if isinstance(event, events.StepAsked) and (why := self._reporter.refuse_step(event)):
+                        _logger.warning("%s", why)
+                    else:
+                        self._hear(event)
 
     def _reap(self) -> None:
         ended = list(self._reap_all())
@@ -237,9 +245,16 @@ class Master:
 
     def _start_mold(self, action: events.StartMold) -> None:
         settings = self._generations[action.generation]
-        what = orders.make(settings, action.pool, generation=action.generation, preload=action.preload)
+        what = orders.make(
+            settings,
+            action.pool,
+            generation=action.generation,
+            preload=action.preload,
+            descriptors=self._descriptors,
+        )
         try:
-            self._processes.start_mold(action.mold, what, settings.environment)
+            trial = 0 < self._supervisor.generation != action.generation
+            self._processes.start_mold(action.mold, what, settings.environment, gives_way=trial)
         except OSError as error:
             why, code = str(errors.from_os(error, f"execute a mold for pool {action.pool}")), errors.EXIT_SYSTEM
             self._events += (events.Failed(action.mold, why, code), events.Exited(action.mold, code))
@@ -264,9 +279,14 @@ class Master:
         try:
             message, fds = lending.attend(self._listeners, self._generations.all, child, slot)
         except OSError as error:
-            self._refused_by_system(error, f"bind slot {slot} for {self._processes.name(child)}")
-            self._lose(child)
+            # That is no fault of the worker's, which may have connections.
+            if (child.pool, slot) not in self._unbound:
+                why = errors.from_os(error, f"bind slot {slot} of pool {child.pool}")
+                _logger.error("%s; trying again", why)  # noqa: TRY400, no bug of ours
+            self._unbound.add((child.pool, slot))
+            self._hear(events.Unable(worker, slot))
             return
+        self._unbound.discard((child.pool, slot))
         self._tell(worker, message, fds)
 
     def _release(self, worker: int, slot: int) -> None:
@@ -274,8 +294,8 @@ class Master:
             others = [other for pool in self._supervisor.pools.values() for other in pool.serving]
             self._tell(worker, lending.release(self._listeners, self._generations.all, child, slot, others))
 
-    def _refused_by_system(self, error: OSError, doing: str) -> None:
-        _logger.error("%s", errors.from_os(error, doing))
+    def _make_room(self, pool: str, slots: int, workers: int) -> str:
+        return lending.make_room(self._listeners, self._generations.all, pool, slots, workers)
 
     def _report(self) -> dict[str, object]:
         return report(

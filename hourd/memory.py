@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import deque
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_FRESH = 10.0
+"""Seconds in which who was killed for want of memory ends: the kernel takes apart its memory first."""
+_UNCLAIMED_MAX = 1024
 
 
 def resident(pid: int | None) -> int | None:
@@ -31,19 +36,47 @@ class OomKills:
     """Counts what the OOM killer has killed in our cgroup, where the kernel tells.
 
     With cgroup v2 in ``memory.events``, with v1 in ``memory.oom_control``. A worker that was moved
-    elsewhere is not seen, and a kill by it then looks like any other SIGKILL.
+    elsewhere is not seen, and a kill by it then looks like any other SIGKILL. The kernel does not tell whom it
+    killed: it may have been a worker's subprocess, and such a kill is no reason of a death that comes later.
     """
 
-    def __init__(self) -> None:
-        self._file = _file_of_cgroup()
-        self._seen = self._read()
+    def __init__(self, file: Path | None = None) -> None:
+        """Take the file; default: the one of this process's cgroup."""
+        self._counter = _counter_of(file or _file_of_cgroup())
+
+    def look(self, now: float) -> None:
+        """See whether there were more. Regularly, and after a death: otherwise old ones seem new.
+
+        Args:
+            now: monotonic seconds.
+        """
+        self._counter.look(now)
 
     def claim(self) -> bool:
-        """Tell whether a process that was killed just now was one of them. Each can be claimed once."""
-        if self._read() <= self._seen:
-            return False
-        self._seen += 1
-        return True
+        """Tell whether a process that was killed before the last look was one of them. Each can be claimed once."""
+        return self._counter.claim()
+
+
+class _Counter:
+    """A counter of the kernel, and when it rose."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._seen = self._read()
+        self._unclaimed: deque[float] = deque(maxlen=_UNCLAIMED_MAX)
+
+    def look(self, now: float) -> None:
+        count = self._read()
+        self._unclaimed.extend([now] * min(_UNCLAIMED_MAX, count - self._seen))
+        self._seen = count
+        while self._unclaimed and now - self._unclaimed[0] > _FRESH:
+            self._unclaimed.popleft()
+
+    def claim(self) -> bool:
+        if self._unclaimed:
+            self._unclaimed.popleft()
+            return True
+        return False
 
     def _read(self) -> int:
         try:
@@ -51,6 +84,12 @@ class OomKills:
         except OSError:
             return 0
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+@functools.cache
+def _counter_of(file: Path | None) -> _Counter:
+    """Return the one of a file: who looks and who claims are two, and have to mean the same kills."""
+    return _Counter(file)
 
 
 def _file_of_cgroup() -> Path | None:

@@ -10,6 +10,7 @@ not is killed here at the end of its grace.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -25,10 +26,12 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from . import channel, ending, errors, log, orders, privileges, stacks, worker
+from . import channel, descriptors, ending, errors, log, orders, privileges, stacks, worker
 from .application import Application, explain, load
 from .worker import Birth
 
+_PIDFD = b"\0"
+"""Comes with a worker's pidfd; anything else is the number of the error for which there is none."""
 _LAST_HELP = 5.0
 """Seconds beyond the longest grace after which an orphan is killed."""
 _LONGEST_WAIT = 20 * 24 * 3600.0
@@ -64,6 +67,10 @@ class Mold:
         self._channel.send(channel.Imported())
         while packet := self._channel.receive():
             match packet.message:
+                case _ if packet.truncated:
+                    # With its descriptors, the worker's channel is closed here: the master hears of that.
+                    _logger.error("%s: no descriptors are left; %s", self._orders.title, descriptors.ADVICE)
+                    packet.close()
                 case channel.Fork(slot=slot):
                     worker_channel, board_fd = packet.fds
                     if birth := self._fork(slot, worker_channel, board_fd):
@@ -79,7 +86,11 @@ class Mold:
         return None
 
     def _fork(self, slot: int, channel_fd: int, board_fd: int) -> Birth | None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+            is_adopted, adopt = os.pipe()
+        except OSError as error:
+            raise errors.from_os(error, "fork a worker") from None
         # A signal between the fork and the worker's own handlers would be lost in the mold's: the
         # worker unblocks them itself.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -91,26 +102,34 @@ class Mold:
             raise errors.from_os(error, "fork a worker") from None
         if between == 0:
             ours.close()
+            os.close(adopt)
             _fork_again(theirs)
             stacks.show_on_signal(board_fd)
             self._forget_mold()
-            _wait_until_adopted(theirs)
+            _wait_until_adopted(is_adopted)
             end = channel.ChildEnd(socket.socket(fileno=channel_fd))
             return Birth(orders=self._orders, application=self._application, slot=slot, channel=end, board_fd=board_fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         theirs.close()
-        os.close(channel_fd)
-        os.close(board_fd)
-        self._adopt(ours, between)
+        for fd in (channel_fd, board_fd, is_adopted):
+            os.close(fd)
+        self._adopt(ours, adopt, between)
         return None
 
-    def _adopt(self, ours: socket.socket, between: int) -> None:
-        """Take the worker's pidfd; once the one in between is gone, the worker is the master's."""
-        with ours:
+    def _adopt(self, ours: socket.socket, adopt: int, between: int) -> None:
+        """Take the worker's pidfd; once the one in between is gone, the worker is the master's, and may go on."""
+        with ours, open(adopt, "wb", buffering=0) as go_on:
             said, fds, _, _ = socket.recv_fds(ours, 1, 1)
             os.waitpid(between, 0)
+            if fds:
+                with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile
+                    go_on.write(_PIDFD)
+        if not said:
+            # The one in between was killed. The master hears of the worker that never was, and asks for another.
+            _logger.error("%s: a worker was lost while it was forked", self._orders.title)
+            return
         if not fds:
-            number = said[0] if said else errno.ECHILD
+            number = errno.EMFILE if said == _PIDFD else said[0]
             raise errors.from_os(OSError(number, os.strerror(number)), "fork a worker")
         for fd in [fd for fd in self._workers if _ended(fd)]:
             self._workers.remove(fd)
@@ -188,6 +207,8 @@ def _begin(end: channel.ChildEnd) -> Mold | None:
     if mine.protocol != channel.PROTOCOL:
         raise errors.BootError("the installed hourd is not the one that runs: restart it")
     board_fd = packet.fds[1]
+    if mine.descriptors is not None:
+        descriptors.set_limit(mine.descriptors)
     stacks.show_on_signal(board_fd)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         # Handled, not ignored: what is ignored stays ignored in programs that user code executes.
@@ -237,22 +258,26 @@ def _fork_again(theirs: socket.socket) -> None:
     """Fork the worker, send its pidfd to the mold, and end. Returns in the worker only."""
     try:
         worker = os.fork()
+        if worker == 0:
+            theirs.close()  # so that it ends with the one in between, whatever that dies of
+            return
+        # The worker is our child until we end, so that its process id cannot mean another yet.
+        socket.send_fds(theirs, [_PIDFD], [os.pidfd_open(worker)])
     except OSError as error:
         theirs.send(bytes([error.errno or errno.EAGAIN]))  # in place of a pidfd
         os._exit(errors.EXIT_SYSTEM)
-    if worker == 0:
-        return
-    try:
-        # The worker is our child until we end, so that its process id cannot mean another yet.
-        socket.send_fds(theirs, [b"."], [os.pidfd_open(worker)])
-    finally:
-        os._exit(errors.EXIT_STOPPED)
+    os._exit(errors.EXIT_STOPPED)
 
 
-def _wait_until_adopted(theirs: socket.socket) -> None:
-    """Wait until the one in between was reaped: only then is the master our parent."""
-    with theirs:
-        theirs.recv(1)
+def _wait_until_adopted(is_adopted: int) -> None:
+    """Wait until the one in between was reaped: only then is the master our parent.
+
+    A worker that the mold does not know, since its pidfd was lost, ends.
+    """
+    adopted = os.read(is_adopted, 1)
+    os.close(is_adopted)
+    if not adopted:
+        os._exit(errors.EXIT_SYSTEM)
 
 
 def _remains(before: set[str]) -> str:

@@ -23,6 +23,8 @@ class Orders(Struct, frozen=True, kw_only=True):
     user: str | None
     group: str | None
     log: Log
+    descriptors: int | None
+    """How many they may have (RLIMIT_NOFILE, soft): what the master had before it raised its own."""
     settings: Pool
 
     @property
@@ -30,7 +32,7 @@ class Orders(Struct, frozen=True, kw_only=True):
         return f"[{self.name}/{self.pool} gen {self.generation}]"
 
 
-def make(settings: Settings, pool: str, *, generation: int, preload: bool) -> Orders:
+def make(settings: Settings, pool: str, *, generation: int, preload: bool, descriptors: int | None = None) -> Orders:
     """Return the orders for a mold of a pool."""
     return Orders(
         name=settings.name,
@@ -41,6 +43,7 @@ def make(settings: Settings, pool: str, *, generation: int, preload: bool) -> Or
         user=settings.user,
         group=settings.group,
         log=settings.log,
+        descriptors=descriptors,
         settings=settings.pools[pool],
     )
 

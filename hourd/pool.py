@@ -27,7 +27,11 @@ from .settings import WORKERS_MAX, Restart
 _TRIAL_KILLS = 3
 """So many children of a trial may be killed from outside before the trial itself is blamed."""
 _ENDING = 5.0
-"""Seconds that a child may take to end after its channel did."""
+"""Seconds that a child may take to end after its channel did, or after it said that it fails."""
+_AGAIN = 1.0
+"""Seconds until a worker is given a slot again that could not be given one."""
+_SOON = 0.05
+"""Seconds until a look that is overdue."""
 
 
 class Pool:
@@ -49,11 +53,15 @@ class Pool:
         self.cut = 0
         """Connections that workers which are gone have cut at the end of their grace."""
         self.backoffs: dict[int, Backoff] = {}
+        self.turnover: dict[int, Backoff] = {}
+        """Of seats whose workers ask to be replaced: that is no failure, but not to be had at any rate either."""
         self.mold_backoff = Backoff()
         self.load = Load()
         self.news: list[Say] = []
         self._random = random
         self._kills = 0
+        self.was_degraded = False
+        """Whether that was said last."""
         self._failures = Failures()
 
     # --- plans ------------------------------------------------------------------------------------
@@ -82,6 +90,7 @@ class Pool:
         self._kills = 0
         self.mold_backoff.forgive()
         self.backoffs.clear()
+        self.turnover.clear()
         self._failures.forget()
         self._add_slots()
 
@@ -167,6 +176,14 @@ class Pool:
         """Tell whether a worker is one that is wanted."""
         return worker.follows(self.wanted)
 
+    def waits(self, slot: int, now: float) -> bool:
+        """Tell whether it is too soon for the next worker of a slot."""
+        return any(slot in seats and seats[slot].until > now for seats in (self.backoffs, self.turnover))
+
+    def draining_from(self, slot: int) -> int:
+        """Return how many workers of a slot drain."""
+        return sum(worker.state == "draining" and worker.slot == slot for worker in self.workers.values())
+
     def keeps(self, worker: Worker) -> bool:
         """Tell whether a worker has addresses that the trial lacks, and stays until the trial is settled on."""
         narrows = self.rolling and self.trial is not None and self.trial.narrows
@@ -187,8 +204,10 @@ class Pool:
     def deadline(self, now: float) -> float | None:
         """Return when time alone will change something."""
         times = [child.deadline for child in self.children]
-        times += [worker.look_at for worker in self.workers.values() if worker.beats]
-        times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values())]
+        # One whose time has passed while something else was done is still due; only a sample moves it.
+        times += [max(worker.look_at, now + _SOON) for worker in self.workers.values() if worker.beats]
+        times += [backoff.until for backoff in (self.mold_backoff, *self.backoffs.values(), *self.turnover.values())]
+        times += [worker.unable_until for worker in self.workers.values()]
         times.append(self._degraded_until)
         return min((at for at in times if at is not None and at > now), default=None)
 
@@ -199,6 +218,12 @@ class Pool:
         return max(self._failures.passes_at(limit), *(seat.passes_at(limit) for seat in seats))
 
     # --- what happened ----------------------------------------------------------------------------
+
+    def note_time(self, now: float) -> None:
+        """Forget what was true until now only."""
+        for worker in self.workers.values():
+            if worker.unable_until is not None and worker.unable_until <= now:
+                worker.unable_until = None
 
     def mold_ready(self, mold: Mold, now: float) -> None:
         if mold.state == "loading" and not mold.lost:
@@ -236,16 +261,27 @@ class Pool:
         if self.rolling and self.trial and worker.generation == self.trial.generation:
             self.proven = True
 
+    def unable(self, worker: Worker, slot: int, now: float) -> None:
+        """A worker does not attend a slot that it was told to: somebody else is to, or it later."""
+        if worker.attends.get(slot) is False:
+            del worker.attends[slot]
+            worker.unable_until = now + _AGAIN
+
     def leaving(self, worker: Worker, now: float) -> None:
         """Note that a worker wants to be replaced. It serves until then, and who asks often waits longer."""
         if not worker.leaving:
             worker.leaving = True
             served = now - worker.served_from if worker.served_from is not None else 0.0
-            self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
+            self.turnover.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
+            self.say("info", f"{worker} asks to be replaced")
 
-    def failed(self, child: Mold | Worker, reason: str, exit_code: int) -> None:
-        if not child.ending:
-            child.failure, child.exit_code = reason, exit_code
+    def failed(self, child: Mold | Worker, reason: str, exit_code: int, now: float) -> None:
+        """A child has said why it ends. Its threads may keep it for long; nobody waits for that."""
+        if child.ending:
+            return
+        child.failure, child.exit_code = reason, exit_code
+        if child.deadline is None or child.deadline > now + _ENDING:
+            child.deadline, child.overdue = now + _ENDING, "said that it fails, and did not end"
 
     def lost(self, child: Mold | Worker, now: float) -> None:
         """A child's channel ended: it has ended too, or is beyond control."""
@@ -269,10 +305,14 @@ class Pool:
             clean = code == 0 or worker.state == "dying"
             self.say("info" if clean else "error", f"{worker} {'ended' if clean else f'{how} while it drained'}")
             return
+        if all(plan is None or plan.generation != worker.generation for plan in (self.stable, self.trial)):
+            self.say("info", f"{worker} {how}; nobody comes after it")
+            return
         self._blame_trial(worker, refused=worker.served_from is None and code >= 0, how=how)
         served = now - worker.served_from if worker.served_from is not None else 0.0
         delay = self.backoffs.setdefault(worker.slot, Backoff()).failed(now, served, self.policy, self._random)
-        self._failures.add(now)
+        if worker.pid is not None or worker.failure:
+            self._failures.add(now)  # who was never born is counted with its mold
         self.restarts += 1
         after = " before it was ready" if worker.pid else ""
         if worker.served_from is not None:
@@ -284,7 +324,8 @@ class Pool:
         if mold.ending:
             return
         self._blame_trial(mold, refused=mold.state == "loading" and code >= 0, how=how)
-        delay = self.mold_backoff.failed(now, now - mold.since, self.policy, self._random)
+        lived = now - mold.since if mold.state == "ready" else 0.0  # an import may take long, and fail
+        delay = self.mold_backoff.failed(now, lived, self.policy, self._random)
         self._failures.add(now)
         serve_on = ", its workers serve on" if self.serving else ""
         self._report(mold, how + serve_on, delay)

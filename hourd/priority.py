@@ -6,8 +6,8 @@ import contextlib
 import os
 import re
 
-_NICER = 10
-"""An import gets a tenth of what a busy worker gets, and all that would be idle."""
+_NICER = 5
+"""An import gets a third of what a busy worker gets, and all that would be idle: enough for ``timeouts.boot``."""
 _CAP_SYS_NICE = 23
 
 

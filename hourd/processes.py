@@ -5,16 +5,18 @@ This is the only place that sends signals, and only to children that were not re
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import channel, orders, priority, scoreboard, stacks
+from . import channel, errors, orders, priority, scoreboard, stacks
 
 _logger = logging.getLogger("hourd")
 _PROGRAM = "from hourd.mold import main; main()"
@@ -50,6 +52,30 @@ class Child:
         return self.last
 
 
+class _Making(contextlib.ExitStack):
+    """What a child is made of: closed at the end, but for what the master keeps if nothing failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = self.enter_context(contextlib.ExitStack())
+
+    def fd(self, fd: int) -> int:
+        self.callback(os.close, fd)
+        return fd
+
+    def ends(self, board_fd: int) -> tuple[channel.MasterEnd, scoreboard.Board, socket.socket]:
+        """Return what the master keeps, its end of a channel and a scoreboard, and the child's end."""
+        end, theirs = channel.pair()
+        self._kept.callback(end.close)
+        self.enter_context(theirs)
+        board = scoreboard.Board(os.dup(board_fd), writable=False)
+        self._kept.callback(board.close)
+        return end, board, theirs
+
+    def keep(self) -> None:
+        self._kept.pop_all()
+
+
 class Processes:
     """All children, by the supervisor's ids and by the system's."""
 
@@ -66,47 +92,50 @@ class Processes:
     def all(self) -> tuple[Child, ...]:
         return tuple(self._children.values())
 
-    def start_mold(self, number: int, what: orders.Orders, environment: Mapping[str, str]) -> None:
+    def start_mold(
+        self, number: int, what: orders.Orders, environment: Mapping[str, str], *, gives_way: bool = False
+    ) -> None:
         """Execute a mold and give it its orders.
+
+        Args:
+            number: the supervisor's id for it.
+            what: its orders.
+            environment: variables besides those of the master.
+            gives_way: whether its import leaves the CPUs to others, who serve meanwhile.
 
         Raises:
             OSError: the system refused.
         """
-        fds = [orders.write(what), scoreboard.create()]
-        end, theirs = channel.pair()
-        try:
-            with theirs:
-                pid = _execute(theirs.fileno(), {**os.environ, **environment})
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            end.close()
-            raise
+        with _Making() as made:
+            fds = made.fd(orders.write(what)), made.fd(scoreboard.create())
+            end, board, theirs = made.ends(fds[1])
+            # It reads this when it is there. Whatever the system may refuse comes before there is a process.
+            end.send(channel.Begin(), fds)
+            pid = _execute(theirs.fileno(), {**os.environ, **environment})
+            made.keep()
         child = Child(number, end, is_mold=True, pool=what.pool, slot=-1, generation=what.generation, pid=pid)
-        child.board = scoreboard.Board(os.dup(fds[1]), writable=False)
-        # Earlier generations serve while a later one is imported.
-        child.gives_way = what.preload and what.generation > 1 and priority.give_way(pid)
-        self._add(child)
+        child.board = board
+        child.gives_way = gives_way and what.preload and priority.give_way(pid)
         self._by_pid[pid] = child
-        self._send_and_close(child, channel.Begin(), fds)
+        self._add(child)
         self._entrust(child)
 
     def _entrust(self, mold: Child) -> None:
         """Give a mold the workers of an earlier one, to see them off should the master die."""
-        fds = [
-            os.pidfd_open(child.pid)
+        workers = [
+            child.pid
             for child in self._by_pid.values()
             if child.pid and not child.is_mold and (child.pool, child.generation) == (mold.pool, mold.generation)
         ]
-        for start in range(0, len(fds), channel.MAX_FDS):
-            self._send_and_close(mold, channel.Watch(), fds[start : start + channel.MAX_FDS])
-
-    def _send_and_close(self, child: Child, message: channel.Message, fds: list[int]) -> None:
-        try:
-            self.send(child, message, tuple(fds))
-        finally:
-            for fd in fds:
-                os.close(fd)
+        for pid in workers:
+            # One by one: there may be few descriptors, and without this they serve all the same.
+            try:
+                with _Making() as made:
+                    self.send(mold, channel.Watch(), (made.fd(os.pidfd_open(pid)),))
+            except OSError as error:
+                doing = f"have {self.name(mold)} see off the workers of an earlier one"
+                _logger.warning("%s", errors.from_os(error, doing))
+                return
 
     def spawn(self, number: int, mold: int, slot: int) -> None:
         """Have a mold fork a worker.
@@ -118,19 +147,13 @@ class Processes:
         if parent.gives_way and parent.pid:
             parent.gives_way = False
             priority.catch_up(parent.pid)
-        end, theirs = channel.pair()
+        with _Making() as made:
+            fd = made.fd(scoreboard.create())
+            end, board, theirs = made.ends(fd)
+            self.send(parent, channel.Fork(slot), (theirs.fileno(), fd))
+            made.keep()
         child = Child(number, end, is_mold=False, pool=parent.pool, slot=slot, generation=parent.generation)
-        try:
-            with theirs:
-                fd = scoreboard.create()
-                child.board = scoreboard.Board(os.dup(fd), writable=False)
-                try:
-                    self.send(parent, channel.Fork(slot), (theirs.fileno(), fd))
-                finally:
-                    os.close(fd)
-        except OSError:
-            end.close()
-            raise
+        child.board = board
         self._add(child)
 
     def send(self, child: Child, message: channel.Message, fds: tuple[int, ...] = ()) -> bool:

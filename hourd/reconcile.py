@@ -137,13 +137,12 @@ def _keep_workers(pool: Pool, ids: Iterator[int], now: float) -> Iterator[Action
         return
     seats = _seats(pool)
     one_comes = any(map(_successor_comes, seats.values()))  # one at a time
-    for slot in range(wanted.workers):
+    for slot in _by_age(seats, wanted.workers):
         there = seats.get(slot, [])
         plan = _plan_for(pool, there, slot, wanted)
         mold = pool.ready_mold(plan) if plan else None
         served = any(worker.serving for worker in there)
-        backoff = pool.backoffs.get(slot)
-        if plan is None or mold is None or (served and one_comes) or (backoff and backoff.until > now):
+        if plan is None or mold is None or (served and one_comes) or pool.waits(slot, now):
             continue
         one_comes = one_comes or served
         yield _spawn(pool, plan, mold, slot, next(ids), now)
@@ -156,6 +155,14 @@ def _seats(pool: Pool) -> dict[int, list[Worker]]:
         if not worker.ending:
             seats.setdefault(worker.slot, []).append(worker)
     return seats
+
+
+def _by_age(seats: dict[int, list[Worker]], number: int) -> list[int]:
+    """Return the slots: first those that nobody serves, then by age, so that all have their turn to be recycled."""
+    ages = {
+        slot: min((each.since for each in seats.get(slot, ()) if each.serving), default=0.0) for slot in range(number)
+    }
+    return sorted(ages, key=ages.__getitem__)
 
 
 def _successor_comes(there: list[Worker]) -> bool:
@@ -245,10 +252,11 @@ def _attendants(
     seats = range(pool.wanted.workers if pool.wanted else 0)
     chosen: dict[int, Worker] = {}
     for worker in sorted(able, key=lambda worker: (pool.good(worker), worker.id)):
-        if worker.slot in seats:
+        if worker.slot in seats and worker.takes(worker.slot):
             chosen[worker.slot] = worker
     gaps = [slot for slot in range(pool.slots) if slot not in chosen] if able and not only_own else []
-    return chosen | (_spread(pool, able, holders, gaps, chosen) if gaps else {})
+    takers = [worker for worker in able if worker.unable_until is None]
+    return chosen | (_spread(pool, takers, holders, gaps, chosen) if gaps and takers else {})
 
 
 def _spread(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import control, events, systemd
+from .pool import Pool
 from .status import LastReload
 from .supervisor import Supervisor
 
@@ -22,6 +23,7 @@ class Reporter:
         supervisor: Supervisor,
         hear: Callable[[events.Event], None],
         report: Callable[[], dict[str, Any]],
+        make_room: Callable[[str, int, int], str],
     ) -> None:
         """Take what is reported on.
 
@@ -29,11 +31,13 @@ class Reporter:
             supervisor: the decisions.
             hear: takes what operators want.
             report: returns the status.
+            make_room: binds so many slots of a pool, for so many workers more; returns why that cannot be.
         """
         self.last_reload: LastReload | None = None
         self._supervisor = supervisor
         self._hear = hear
         self._report = report
+        self._make_room = make_room
         self._waiting: list[tuple[int, control.Client]] = []
         self._announced = ""
 
@@ -69,7 +73,18 @@ class Reporter:
         least, most = pools[request.pool].limits
         if not least <= request.workers <= most:
             return f"pool {request.pool} can have {least} to {most} workers"
-        return ""
+        return self._refuse_workers(pools[request.pool], request.workers)
+
+    def _refuse_workers(self, pool: Pool, workers: int) -> str:
+        more = workers - pool.number
+        return self._make_room(pool.name, workers, more) if more > 0 else ""
+
+    def refuse_step(self, asked: events.StepAsked) -> str:
+        """Return why the first pool cannot have more workers, or nothing."""
+        pool = next((pool for pool in self._supervisor.pools.values() if not pool.closing), None)
+        if pool is None or pool.number + asked.change > pool.limits[1]:
+            return ""  # it keeps its number
+        return self._refuse_workers(pool, pool.number + asked.change)
 
     def conclude(self, result: events.Conclude) -> None:
         """Tell all who wait how a reload ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from random import Random
 
-from .settings import GivingUp, Restart
+from .settings import FAILURES_MAX, GivingUp, Restart
 
 _LONG_AGO = float("-inf")
 _JITTER = 0.25
@@ -62,16 +62,18 @@ class Failures:
     """The deaths of a pool in a sliding window."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=1024)
+        self._times: deque[float] = deque(maxlen=FAILURES_MAX)
 
     def add(self, now: float) -> None:
         self._times.append(now)
 
     def passes_at(self, limit: GivingUp) -> float:
-        """Return until when they are too many."""
+        """Return until when they are too many. What can make no difference any more is forgotten."""
+        while len(self._times) > limit.failures:
+            self._times.popleft()
         if len(self._times) < limit.failures:
             return _LONG_AGO
-        return self._times[-limit.failures] + limit.within
+        return self._times[0] + limit.within
 
     def forget(self) -> None:
         self._times.clear()

@@ -30,7 +30,8 @@ class Record(NamedTuple):
     lag: float = 0.0
     """Seconds by which the loop was late for the beat."""
     busy: float = 0.0
-    """The share of the time since the beat before in which the loop worked, from 0 to 1."""
+    """The share of the last second or so in which the loop did not wait for events, from 0 to 1: it computed, or
+    was kept waiting by what knows no event loop (``scaling.py``)."""
     connections: int = 0
     accepted: int = 0
     requests: int = 0
@@ -52,8 +53,10 @@ class Board:
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
-        self._memory = mmap.mmap(fd, _SIZE, mmap.MAP_SHARED, protection)
-        os.close(fd)
+        try:
+            self._memory = mmap.mmap(fd, _SIZE, mmap.MAP_SHARED, protection)  # with a descriptor of its own
+        finally:
+            os.close(fd)
 
     def write(self, record: Record) -> None:
         _LAYOUT.pack_into(self._memory, 0, *record)

@@ -7,6 +7,7 @@ Markers that ``config.py`` reads from ``Meta.extra``:
 
 ``unit``    how the value is written (``duration``, ``size``, ``share``) or which form it has
             (``address``, ``reference``, ``mode``)
+``least``   the least value of a duration, a power of ten: seconds; with ``why`` a reason that a refusal adds
 ``later``   part of the contract, not implemented in this version: refused by name
 ``hidden``  set by hourd, not by users
 """
@@ -36,6 +37,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 WORKERS_MAX = 1024
 """Of one pool."""
+FAILURES_MAX = 1_000_000
+"""So many are remembered at most; more could never be counted."""
 
 Later = Annotated[Any, Meta(extra={"later": True})]
 Hidden = Annotated[str, Meta(extra={"hidden": True})]
@@ -67,22 +70,36 @@ class Server(Struct, frozen=True, kw_only=True):
 class Timeouts(Struct, frozen=True, kw_only=True):
     """How long a worker may take."""
 
-    boot: Annotated[Duration, Meta(description="to import the application, and to become ready")] = 60.0
-    slow: Annotated[Duration, Meta(description="without a sign of life, until siblings attend its slot too")] = 1.0
+    boot: Annotated[
+        Duration, Meta(extra={"least": 0.1}, description="to import the application, and to become ready")
+    ] = 60.0
+    slow: Annotated[
+        Duration,
+        Meta(
+            extra={"least": 0.1, "why": "workers give their signs of life more seldom"},
+            description="without a sign of life, until siblings attend its slot too",
+        ),
+    ] = 1.0
     hung: Annotated[Duration, Meta(description="without a sign of life, until it is killed and replaced")] = 30.0
 
 
 class GivingUp(Struct, frozen=True, kw_only=True):
     """When a pool counts as degraded."""
 
-    failures: Annotated[int, Meta(ge=1)] = 5
-    within: Duration = 60.0
+    failures: Annotated[int, Meta(ge=1, le=FAILURES_MAX)] = 5
+    within: Annotated[Duration, Meta(extra={"least": 0.1, "why": "who served for longer has not failed"})] = 60.0
 
 
 class Restart(Struct, frozen=True, kw_only=True):
     """How fast what crashed is started again: at once the first time, then with growing delay."""
 
-    backoff: Annotated[Duration, Meta(description="delay before the second restart in a row; doubles")] = 0.1
+    backoff: Annotated[
+        Duration,
+        Meta(
+            extra={"least": 0.01, "why": "nothing would slow down what always fails"},
+            description="delay before the second restart in a row; doubles",
+        ),
+    ] = 0.1
     backoff_max: Duration = 30.0
     giving_up: GivingUp = GivingUp()
 
@@ -97,6 +114,11 @@ class Recycle(Struct, frozen=True, kw_only=True):
         None
     )
     jitter: Annotated[Share, Meta(description="by which chance may lower each limit")] = 0.1
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return any(limit is not None for limit in (self.requests, self.connections, self.age, self.memory))
 
 
 class Range(Struct, frozen=True, kw_only=True):

@@ -76,6 +76,8 @@ class Supervisor:
         actions = list(self._note(event, now))
         actions += self._advance(now)
         for pool in self.pools.values():
+            pool.note_time(now)
+            health.judge_pool(pool, now)
             actions += reconcile(pool, self._ids, now)
         actions += self._settle(now)
         return actions
@@ -291,6 +293,8 @@ def _note_worker(pool: Pool, worker: Worker, event: Event, now: float) -> None:
             pool.ready(worker, now)
         case events.Attending():
             pool.attending(worker, event.slot, now)
+        case events.Unable():
+            pool.unable(worker, event.slot, now)
         case events.Leaving():
             pool.leaving(worker, now)
         case _:
@@ -310,7 +314,7 @@ def _note_mold(pool: Pool, mold: Mold, event: Event, now: float) -> None:
 def _note_any(pool: Pool, child: Mold | Worker, event: Event, now: float) -> None:
     match event:
         case events.Failed():
-            pool.failed(child, event.reason, event.exit_code)
+            pool.failed(child, event.reason, event.exit_code, now)
         case events.Lost():
             pool.lost(child, now)
         case events.Exited():

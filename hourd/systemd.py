@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -16,11 +17,20 @@ def notify(*lines: str) -> None:
     if not path:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=_descriptor())
         try:
             sock.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, address)
-        except OSError as error:
-            _logger.warning("cannot tell the service manager %s: %s", lines[0], error.strerror)
+        finally:
+            sock.detach()
+    except OSError as error:
+        _logger.warning("cannot tell the service manager %s: %s", lines[0], error.strerror)
+
+
+@functools.cache
+def _descriptor() -> int:
+    """Open a socket, once: when no descriptor is left, the service manager is to hear what goes on all the same."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()
 
 
 def reloading() -> None:

@@ -39,6 +39,8 @@ def _of_worker(worker: Child, message: channel.Message) -> events.Event | None:
             return events.Ready(worker.id)
         case channel.Attends(slot=slot):
             return events.Attending(worker.id, slot)
+        case channel.CannotAttend(slot=slot):
+            return events.Unable(worker.id, slot)
         case channel.Leaving():
             return events.Leaving(worker.id)
         case channel.Refused(reason=reason, exit_code=code):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -14,24 +15,27 @@ import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from setproctitle import setproctitle
 
-from . import channel, context, errors, kinds, log, scoreboard
+from . import channel, context, descriptors, errors, kinds, log, scoreboard
 from .application import Application, explain, load
 from .attendance import Attendance
 from .kinds import blame
 from .orders import Orders
+from .scaling import Pulse, starved
 
 _BEATS = 4
-"""In the time after which a worker that gives none counts as slow."""
+"""In the time after which a worker that gives none counts as slow; more of them while it is busy."""
 _BEAT_MOST = 0.5
-"""Seconds between two beats, at most."""
+"""Seconds between two beats, at most, but for what chance adds."""
 _LOOK = 0.02
 """Seconds between two looks at how many connections are left, while draining."""
 _TURNS = 3
 """Turns of the loop after which what it had accepted before it stopped listening is known to the servers."""
+_NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 _THE_END = channel.Packet(None)
 """Stands for the end of the channel among the master's messages."""
 _logger = logging.getLogger("hourd.worker")
@@ -61,11 +65,11 @@ class Life:
         self._opened: dict[str, kinds.Kind] = {}
         """Those that are to be closed."""
         self._attendance = Attendance(self._servers, self._pool.servers)
+        self._unable = False
+        """It could not attend the last slot that it was told to, and has said so."""
         self._errors = 0
         self._cut = 0
-        self._interval = min(_BEAT_MOST, self._pool.timeouts.slow / _BEATS)
-        self._last_beat = 0.0
-        self._last_cpu = 0.0
+        self._pulse = Pulse(min(_BEAT_MOST, self._pool.timeouts.slow / _BEATS), Random())  # noqa: S311, no secret
         self.drained = False
         self._worker = context.Worker(
             name=birth.orders.name,
@@ -78,7 +82,7 @@ class Life:
     async def live(self) -> None:
         """Live, from the first moment in the event loop to the last."""
         self._hear()
-        self._beat(asyncio.get_running_loop().time())
+        self._beat()
         async with contextlib.AsyncExitStack() as stack:
             with self._unless_unwanted():
                 await self._boot(stack)
@@ -144,8 +148,11 @@ class Life:
             self._commands.put_nowait(_THE_END)
 
     def _leave(self) -> None:
+        self._say(channel.Leaving())
+
+    def _say(self, message: channel.Message) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then its end is in the queue
-            self._channel.send(channel.Leaving())
+            self._channel.send(message)
 
     @contextlib.contextmanager
     def _unless_unwanted(self) -> Iterator[None]:
@@ -172,8 +179,7 @@ class Life:
             packet = await self._commands.get()
             match packet.message:
                 case channel.Attend() as attend:
-                    await self._attendance.attend(attend, packet.fds)
-                    self._channel.send(channel.Attends(attend.slot))
+                    await self._attend(attend, packet)
                 case channel.Release(slot=slot, last=last):
                     self._attendance.release(slot, last)
                 case channel.Reopen():
@@ -181,8 +187,26 @@ class Life:
                 case channel.Drain():
                     return
                 case None:
-                    _logger.error("the master is gone: draining")
+                    # Mostly the master is gone. It may also have dropped this one worker.
+                    _logger.error("the channel to the master ended: draining")
                     return
+
+    async def _attend(self, attend: channel.Attend, packet: channel.Packet) -> None:
+        """Attend a slot, or say that somebody else has to: what is open here goes on in any case."""
+        try:
+            await self._attendance.attend(attend, packet)
+        except OSError as error:
+            if not self._unable:
+                why = error.strerror or str(error)
+                if error.errno in _NONE_LEFT:
+                    why = f"no descriptors left ({descriptors.ADVICE})"
+                what = "siblings are asked, or this worker again later"
+                _logger.error("cannot attend slot %d: %s; %s", attend.slot, why, what)  # noqa: TRY400, no bug of ours
+            self._unable = True
+            self._say(channel.CannotAttend(attend.slot))
+            return
+        self._unable = False
+        self._say(channel.Attends(attend.slot))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -226,17 +250,15 @@ class Life:
 
     # --- health -----------------------------------------------------------------------------------
 
-    def _beat(self, due: float) -> None:
+    def _beat(self) -> None:
         """Write the scoreboard. The loop itself does it, so that a beat proves that the loop turns."""
-        loop = asyncio.get_running_loop()
-        now, cpu = loop.time(), time.thread_time()
-        busy = (cpu - self._last_cpu) / (now - self._last_beat) if now > self._last_beat > 0 else 0.0
-        self._last_beat, self._last_cpu = now, cpu
+        now = time.monotonic()
+        lag = self._pulse.beat(now, time.thread_time(), starved())
         self._board.write(
             scoreboard.Record(
-                beat=time.monotonic(),
-                lag=max(0.0, now - due),
-                busy=min(1.0, busy),
+                beat=now,
+                lag=lag,
+                busy=self._pulse.busy,
                 connections=sum(server.connections for server in self._servers.values()),
                 accepted=sum(server.accepted for server in self._servers.values()),
                 requests=sum(server.requests for server in self._servers.values()),
@@ -244,7 +266,7 @@ class Life:
                 cut=self._cut,
             )
         )
-        loop.call_at(now + self._interval, self._beat, now + self._interval)
+        asyncio.get_running_loop().call_later(self._pulse.rest(time.monotonic()), self._beat)
 
     def _on_error(self, _loop: asyncio.AbstractEventLoop, about: dict[str, Any]) -> None:
         """Log what user code raised in a callback or a forgotten task, with the server's name if it is one's."""

@@ -128,9 +128,13 @@ def find_processes(session: int, mark: str, folder: str) -> Iterator[tuple[int, 
 
 
 def unclean_records(log: str, allowed: list[re.Pattern[str]]) -> list[str]:
-    """Return every warning, error and stray line of a log, unless one of the patterns is found in it."""
+    """Return every warning, error and stray line of a log, unless one of the patterns is found in it.
+
+    That a pool is degraded only sums up deaths, which have records of their own.
+    """
     starts = [match.start() for match in _RECORD.finditer(log)]
     records = [log[start:end] for start, end in zip([0, *starts], [*starts, len(log)], strict=True)]
+    allowed = [*allowed, re.compile(r"pool \S+ is degraded: ")]
     return [each for each in records if each and not _is_clean(each) and not any(one.search(each) for one in allowed)]
 
 

@@ -19,6 +19,7 @@ FLOORS = (
         "clock",
         "context",
         "cpus",
+        "descriptors",
         "ending",
         "errors",
         "locks",

@@ -425,6 +425,21 @@ def test_mistake(text: str | bytes, line: str, tmp_path: Path) -> None:
             "timeouts: {slow: 50ms}",
             "timeouts.slow: expected at least 100ms: workers give their signs of life more seldom",
         ),
+        ("timeouts: {boot: 0}", "timeouts.boot: expected at least 100ms"),
+        ("timeouts: {boot: 99ms}", "timeouts.boot: expected at least 100ms"),
+        ("restart: {backoff: 0}", "restart.backoff: expected at least 10ms: nothing would slow down what always fails"),
+        (
+            "restart: {backoff: 9.9ms}",
+            "restart.backoff: expected at least 10ms: nothing would slow down what always fails",
+        ),
+        (
+            "restart: {giving_up: {within: 0}}",
+            "restart.giving_up.within: expected at least 100ms: who served for longer has not failed",
+        ),
+        (
+            "restart: {giving_up: {failures: 1000001}}",
+            "restart.giving_up.failures: expected a whole number from 1 to 1000000, got 1000001",
+        ),
         ("restart: {backoff: 1m}", "restart.backoff: backoff is longer than backoff_max; expected at most as long"),
         (
             "restart: {backoff_max: 0}",

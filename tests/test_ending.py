@@ -72,7 +72,7 @@ def test_an_import_leaves_the_cpu_to_those_that_serve(nobody):
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert json.loads(talk(daemon.addresses()[0])) == [own, own]
         assert daemon.reload().ok
-        assert json.loads(talk(daemon.addresses()[0])) == [min(19, own + 10), own]
+        assert json.loads(talk(daemon.addresses()[0])) == [min(19, own + 5), own]
 
 
 def test_who_may_not_return_does_not_become_nicer():

@@ -18,7 +18,7 @@ from hourd import memory
 
 from .daemon import Daemon, connect, pool, talk
 from .test_health import SLOW
-from .witness import alive
+from .witness import alive, stopped
 
 MIB = 1024**2
 PROGRAM = "from hourd.cli import main; main()"
@@ -33,6 +33,23 @@ async def serve(reader, writer):
         while True:
             kept.append(bytearray(os.urandom(1)) * 2**20)
     writer.write(str(os.getpid()).encode())
+"""
+FEEDS = """
+import asyncio, os, subprocess, sys
+
+EATER = '''
+with open("/proc/self/oom_score_adj", "w") as file:
+    file.write("1000")
+kept = []
+while True:
+    kept.append(bytearray(b"x") * 2**20)
+'''
+
+async def serve(reader, writer):
+    # Has a subprocess take memory without end, and says how it ended.
+    await reader.read()
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", EATER], check=False)
+    writer.write(str(done.returncode).encode())
 """
 TAKES = """
 import os, sys
@@ -59,7 +76,7 @@ class Cgroup:
             place.rmdir()
             raise
 
-    def command(self) -> list[str]:
+    def command(self, program: str = PROGRAM) -> list[str]:
         """Return what executes hourd in it."""
         return [
             "sh",
@@ -69,7 +86,7 @@ class Cgroup:
             sys.executable,
             "-P",
             "-c",
-            PROGRAM,
+            program,
         ]
 
     def kills(self) -> int:
@@ -122,6 +139,61 @@ def test_a_worker_that_the_oom_killer_takes_is_named_as_such(cgroup):
         os.kill(victim, signal.SIGKILL)
         daemon.wait_log(rf"pid={victim} was killed by SIGKILL")
         assert daemon.log.count(OOM) == 1
+
+
+def test_a_kill_of_another_process_is_not_taken_for_the_reason_of_a_later_death(cgroup):
+    program = f"import hourd.memory; hourd.memory._FRESH; hourd.memory._FRESH = 0.05; {PROGRAM}"
+    config = pool(timeouts={"slow": "500ms"})
+    with Daemon(config, {"app.py": FEEDS}, command=cgroup.command(program)) as daemon:
+        daemon.allow(SLOW, "SIGKILL")
+        daemon.expect("READY=1")
+        assert talk(daemon.addresses()[0]) == b"-9"
+        assert cgroup.kills() == 1
+        # Two looks of the master, not at once one after the other: it has seen the kill, and it is old.
+        victim, other = alive(daemon)
+        with stopped(other):
+            daemon.wait_log(rf"pid={other} is slow")
+        daemon.wait_log(rf"pid={other} is well again")
+        os.kill(victim, signal.SIGKILL)
+        daemon.wait_log(rf"pid={victim} was killed by SIGKILL")
+        assert OOM not in daemon.log
+
+
+class Kernel:
+    """The file of a cgroup."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "memory.events"
+        self.kills = 7
+        self.kill(0)
+
+    def kill(self, number: int = 1) -> None:
+        self.kills += number
+        self.file.write_text(f"low 0\noom 9\noom_kill {self.kills}\n")
+
+
+def test_kills_are_claimed_once_each_and_only_while_they_are_new(tmp_path):
+    kernel = Kernel(tmp_path)
+    looks, claims = memory.OomKills(kernel.file), memory.OomKills(kernel.file)
+    looks.look(100.0)
+    assert not claims.claim()
+    kernel.kill(2)
+    looks.look(101.0)
+    assert [claims.claim() for _ in range(3)] == [True, True, False]
+    kernel.kill(3)
+    looks.look(102.0)
+    looks.look(108.0)
+    assert claims.claim()
+    kernel.kill()
+    looks.look(109.0)
+    looks.look(113.0)
+    assert [claims.claim() for _ in range(3)] == [True, False, False]
+
+
+def test_where_the_kernel_tells_nothing_nobody_is_an_oom_kill(tmp_path):
+    kills = memory.OomKills(tmp_path / "none")
+    kills.look(1.0)
+    assert not kills.claim()
 
 
 def test_what_a_process_has_alone_is_told_from_what_it_shares():

@@ -23,7 +23,7 @@ async def serve(reader, writer):
     writer.write(b"forked")
 """
 BLOCKS = "import time\nasync def serve(reader, writer):\n    writer.write(b'x')\n    await writer.drain()\n    time.sleep(1000)\n"
-GONE = "the master is gone"
+GONE = "the (channel to the master ended|master is gone)"
 
 
 def refused(address):

@@ -97,7 +97,7 @@ def test_private_memory_counts_and_what_is_shared_with_the_mold_does_not():
         **pool(recycle={"memory": "50MiB", "jitter": "0%"}),
     }
     with Daemon(config, {"app.py": GROWS}, command=impatient("sampling", _MEMORY_EVERY=0.2)) as daemon:
-        daemon.allow(SLOW)
+        daemon.allow(SLOW, "is recycled")
         daemon.expect("READY=1")
         (address,), greedy = daemon.addresses(), set()
         with Witness(daemon, *LAWS):

@@ -61,7 +61,7 @@ def test_a_pid_file_of_one_that_was_killed_is_taken_over(tmp_path):
     path = tmp_path / "test.pid"
     for number in (signal.SIGKILL, signal.SIGTERM):
         with Daemon({"pid_file": str(path), **pool()}, {"app.py": ECHO}) as daemon:
-            daemon.allow("the master is gone")
+            daemon.allow("the channel to the master ended", "the master is gone")
             daemon.expect("READY=1")
             assert path.read_text() == f"{daemon.process.pid}\n"
             daemon.signal(number)

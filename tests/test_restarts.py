@@ -83,3 +83,13 @@ def test_failures_are_too_many_within_the_window() -> None:
     assert failures.passes_at(LIMIT) == 70.0
     failures.forget()
     assert failures.passes_at(LIMIT) < 0
+
+
+@pytest.mark.parametrize("number", [1024, 1025, 5000])
+def test_as_many_failures_as_are_allowed_are_counted(number: int) -> None:
+    failures, limit = Failures(), GivingUp(failures=number, within=60.0)
+    for _ in range(number - 1):
+        failures.add(10.0)
+        assert failures.passes_at(limit) < 0
+    failures.add(20.0)
+    assert failures.passes_at(limit) == 70.0

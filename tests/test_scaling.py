@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from itertools import pairwise
+from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hourd import control
-from hourd.scaling import Load
+from hourd.scaling import Load, Pulse, starved
 
 from .around import PATIENCE
 from .daemon import ECHO, Daemon, connect, pool, talk
 from .test_health import SLOW
-from .witness import Fresh, Witness, alive, impatient, never_restarted
+from .witness import WEB, Fresh, KeepAlive, Witness, alive, impatient, never_restarted, web
 
 BUSY = """
 import os, time
@@ -27,6 +30,10 @@ async def serve(reader, writer):
     time.sleep(0.05)
     writer.write(f"{os.getpid()}\\n".encode() + data)
 """
+BLOCKS = WEB.replace("async def answer(request):", "async def answer(request):\n    time.sleep(0.03)").replace(
+    "import os", "import os, time"
+)
+"""Uses no CPU, as a driver of a database does that knows no asyncio."""
 STEP = 0.75
 """Seconds between two looks at a load."""
 
@@ -84,7 +91,9 @@ def test_a_connection_of_a_worker_that_is_too_many_may_finish():
 
 
 def test_a_number_outlives_crashes_until_the_next_reload():
-    with Daemon(pool(workers=1), {"app.py": ECHO}) as daemon:
+    # More deaths than those that the test causes: who waits for its birth in a mold that is killed counts too.
+    config = pool(workers=1, restart={"giving_up": {"failures": 20}})
+    with Daemon(config, {"app.py": ECHO}) as daemon:
         daemon.allow(SLOW, "SIGKILL")
         daemon.expect("READY=1")
         assert scale(daemon, 3).ok
@@ -140,9 +149,130 @@ def test_a_pool_grows_with_its_load_keeps_its_number_over_a_reload_and_shrinks_w
         assert {abs(after - before) for before, after in pairwise([1, *numbers(daemon)])} == {1}
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_loop_that_is_kept_waiting_is_busy_though_it_uses_no_cpu_and_nobody_waits_in_a_queue(loop):
+    with Daemon(pool(workers={"min": 1, "max": 2}, server=web(), loop=loop), {"app.py": BLOCKS}) as daemon:
+        daemon.allow(SLOW)
+        daemon.expect("READY=1")
+        (address,) = daemon.addresses()
+        with KeepAlive(address, 10):
+            daemon.wait_log(r"pool web: 2 workers wanted, (8[1-9]|9\d|100)% busy")
+            wait_for(daemon, 2)
+
+
 def numbers(daemon: Daemon) -> list[int]:
     """Return the numbers of workers that were wanted one after the other."""
     return [int(number) for number in re.findall(r"pool web: (\d+) workers wanted", daemon.log)]
+
+
+# --- how busy a loop is, by a clock of its own -----------------------------------------------------
+
+
+class Loop:
+    """A loop that works and rests by turns, and gives its beats once they are due and it does not work."""
+
+    def __init__(self, work: Callable[[], float], rest: Callable[[], float]) -> None:
+        """Take what returns the seconds of the next piece of work, and of the rest after it."""
+        self.now = 1000.0
+        self.pulse = Pulse(0.25, Random(1))
+        self.beats = 0
+        self.longest = 0.0
+        """Seconds between two beats that no work made late."""
+        self._work = work
+        self._rest = rest
+        self._due = self.now
+        self._worked = 0.0
+
+    def run(self, seconds: float, *, cpu: float = 0.0, starved: float = 0.0) -> list[float]:
+        """Let time pass; returns how busy it seemed, whenever the master looked.
+
+        Args:
+            seconds: how many.
+            cpu: the share of its work in which it computes.
+            starved: the share of its work in which it could and is not let.
+        """
+        return [self._go_on(cpu, starved) for _ in range(round(seconds / STEP))]
+
+    def _go_on(self, cpu: float, starved: float) -> float:
+        end = self.now + STEP
+        while self.now < end:
+            over = self.now + self._rest()
+            while self._due <= over:
+                self._beat(max(self.now, self._due), cpu * self._worked, starved * self._worked)
+            work = self._work()
+            self.now, self._worked = over + work, self._worked + work
+        return self.pulse.busy
+
+    def _beat(self, now: float, cpu: float, starved: float) -> None:
+        self.beats += 1
+        self.pulse.beat(now, cpu, starved)
+        rest = self.pulse.rest(now)
+        self.longest = max(self.longest, rest)
+        self._due = now + rest
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("piece", [0.02, 0.05, 0.3])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("regular", [True, False])
+def test_busy_is_the_share_of_time_in_which_a_loop_does_not_wait_for_events(piece, share, regular):
+    random = Random(2)
+    pause = piece * (1 - share) / share
+    loop = Loop(lambda: piece, lambda: pause if regular else random.expovariate(1 / pause))
+    loop.run(20.0)
+    said = loop.run(1000.0)
+    # Pieces of 20 ms are taken for idleness in their last 3.
+    assert share - 0.1 < mean(said) < share + 0.1
+    assert all(0 <= each <= 1 for each in said)
+    assert share < 0.9 or piece == 0.02 or min(said) > 0.5
+
+
+def test_work_that_comes_as_regularly_as_beats_is_seen():
+    loop = Loop(lambda: 0.125, lambda: 0.125)
+    loop.run(20.0)
+    assert 0.4 < mean(loop.run(1000.0)) < 0.6
+
+
+def test_a_loop_that_computes_in_pieces_too_small_to_be_late_is_as_busy_as_its_cpu_is():
+    loop = Loop(lambda: 0.001, lambda: 0.0001)
+    loop.run(20.0)
+    assert mean(loop.run(100.0, cpu=1.0)) == pytest.approx(1 / 1.1, abs=0.05)
+
+
+def test_who_is_not_given_a_cpu_is_not_busy_for_that():
+    loop = Loop(lambda: 0.05, lambda: 0.01)
+    loop.run(20.0, starved=1.0)
+    assert max(loop.run(100.0, starved=1.0)) == 0.0
+
+
+def test_an_idle_loop_is_asked_for_no_more_beats_than_before():
+    loop = Loop(lambda: 0.0, lambda: 0.5)
+    assert set(loop.run(1000.0)) == {0.0}
+    assert loop.beats == pytest.approx(loop.now * 4 - 4000, rel=0.05)
+    assert 0.3 < loop.longest < 0.32
+
+
+def test_a_busy_loop_gives_a_bounded_number_of_beats():
+    for interval in (0.025, 0.25, 0.5):
+        loop = Loop(lambda: 0.005, lambda: 0.0)
+        loop.pulse = Pulse(interval, Random(1))
+        loop.run(100.0)
+        assert loop.beats < 8000
+
+
+def test_one_long_piece_of_work_is_soon_forgotten():
+    pieces = iter([0.0, 5.0])
+    loop = Loop(lambda: next(pieces, 0.0), lambda: 1.0)
+    said = loop.run(20.0)
+    assert max(said) > 0.3
+    assert said[-1] < 0.01
+
+
+def test_the_kernel_tells_how_long_a_thread_could_not_run():
+    assert 0.0 <= starved() <= starved()
 
 
 # --- the decision, by a clock of its own ----------------------------------------------------------

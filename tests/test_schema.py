@@ -46,6 +46,16 @@ pools:
 """
 
 
+LIMITS = """\
+pools:
+  web:
+    servers: {http: {kind: aiohttp, app: 'a:b', bind: ':1'}}
+    timeouts: {boot: "X", slow: "X", hung: 20d}
+    restart: {backoff: "Y", backoff_max: 20d, giving_up: {within: "X"}}
+"""
+"""Where durations have a least value: X of 100 ms, Y of 10 ms."""
+
+
 def server(line: str, kind: str = "aiohttp") -> str:
     """Return a file with one server that has a line more."""
     app = "" if line.startswith("app:") else "app: a:b\n        "
@@ -94,6 +104,12 @@ pools:
     "no app": "pools: {a: {servers: {b: {kind: 'a:B', bind: ['unix:/x', 'unix:@y', '[::]:1', 'localhost:2']}}}}",
 }
 
+for number, (x, y) in enumerate(
+    [("100ms", "10ms"), ("0100.0ms", "010ms"), ("0.1s", "0.01s"), ("1s", "0.1s"), ("0.99s", "00.0123s"),
+     ("0.01m", "0.01m"), ("1d", "30s"), ("${A:-250ms}", "${A:-10ms}")]
+):  # fmt: skip
+    GOOD[f"least {number}"] = LIMITS.replace("X", x).replace("Y", y)
+
 BAD = {
     "empty": "{}",
     "unknown key": f"{MINIMAL}nme: x",
@@ -126,6 +142,12 @@ BAD = {
     "range of workers": "pools: {a: {workers: {min: 1}, servers: {b: {kind: 'a:B', bind: ':1'}}}}",
     "pool's name": MINIMAL.replace("web", "'a b'"),
 }
+
+for number, (x, y) in enumerate(
+    [("0", "10ms"), ("0s", "10ms"), ("99ms", "10ms"), ("099.9ms", "10ms"), ("0.09s", "10ms"), ("0.0m", "10ms"),
+     ("1s", "0"), ("1s", "9ms"), ("1s", "0.009s"), ("1s", "0h"), ("1s", "000ms"), ("1", "10ms")]
+):  # fmt: skip
+    BAD[f"too little {number}"] = LIMITS.replace("X", x).replace("Y", y)
 
 ENVIRON = {"NAME": "x"}
 

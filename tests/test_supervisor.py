@@ -590,7 +590,11 @@ def test_beat_from_the_future_is_one_of_now() -> None:
         ({"requests": 50}, {"requests": 50}, "50 requests (recycle.requests)"),
         ({"connections": 50}, {"accepted": 51}, "51 connections (recycle.connections)"),
         ({"age": 7.0}, {}, "8s old (recycle.age)"),
-        ({"memory": 2**20}, {"memory": 3 * 2**20}, "3 MiB private memory (recycle.memory)"),
+        (
+            {"memory": 2**20},
+            {"memory": 3 * 2**20},
+            "3 MiB private memory (recycle.memory); it has served for 8s, and began with little less",
+        ),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",
 )
@@ -1140,8 +1144,8 @@ def test_scaling_outlives_a_roll_back() -> None:
                 Conclude(2, False, "OSError: no database", 2.5, (2,)),
                 Dismiss(4),
                 Attend(3, 2),
-                Spawn(8, 1, "web", 0, 1),
-                Spawn(9, 1, "web", 2, 1),
+                Spawn(8, 1, "web", 2, 1),
+                Spawn(9, 1, "web", 0, 1),
             ],
         ),
     )
@@ -1189,8 +1193,10 @@ def test_leaving_worker_that_boots_is_given_up() -> None:
         *RUNNING,
         (10.0, Exited(3, 1), [Attend(2, 1), Spawn(4, 1, "web", 1, 1)]),
         (10.1, Born(4, 4004), []),
-        (10.2, Leaving(4), [Kill(4, "is no longer wanted")]),
-        (10.4, Elapsed(), [Spawn(5, 1, "web", 1, 1)]),  # the second in a row waits
+        (10.2, Leaving(4), [Kill(4, "is no longer wanted"), Spawn(5, 1, "web", 1, 1)]),
+        (10.3, Born(5, 4005), []),
+        (10.4, Leaving(5), [Kill(5, "is no longer wanted")]),
+        (10.7, Elapsed(), [Spawn(6, 1, "web", 1, 1)]),  # the second in a row waits
     )
 
 
@@ -1304,3 +1310,93 @@ def test_interrupt_after_a_stop_is_the_first() -> None:
             [Kill(1, "is stopped at once"), Kill(2, "is stopped at once"), Kill(3, "is stopped at once")],
         ),
     )
+
+
+# --- what must not go on for ever -----------------------------------------------------------------
+
+
+def test_nobody_is_recycled_during_a_reload() -> None:
+    play(
+        *running(recycle=Recycle(requests=50, jitter=0.0)),
+        (10.0, ReloadAsked(), [Configure(2)]),
+        (
+            10.0,
+            Configured(2, (replace(web(2), recycle=Recycle(requests=50, jitter=0.0)),)),
+            [Notify("reloading"), StartMold(4, "web", 2, True)],
+        ),
+        (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
+        (11.0, Born(5, 4005), []),
+        (11.1, Ready(5), [Attend(5, 0)]),
+        (11.1, Attending(5, 0), [Release(2, 0), Drain(2), Spawn(6, 4, "web", 1, 2)]),
+        (11.2, Born(6, 4006), []),
+        (14.0, look(14.0, 3, 5, requests=50), []),
+    )
+
+
+def test_the_oldest_is_recycled_first() -> None:
+    play(
+        *running(recycle=Recycle(requests=50, jitter=0.0)),
+        (10.0, look(10.0, 2, 3, requests=50), [Spawn(4, 1, "web", 0, 1)]),
+        (10.1, Born(4, 4004), []),
+        (10.2, Ready(4), [Attend(4, 0)]),
+        (10.2, Attending(4, 0), [Release(2, 0), Drain(2), Spawn(5, 1, "web", 1, 1)]),
+        (10.3, Exited(2, 0), []),
+        (10.3, Born(5, 4005), []),
+        (11.5, look(11.5, 3, 4, requests=50), []),
+        (11.6, Ready(5), [Attend(5, 1)]),
+        (11.6, Attending(5, 1), [Release(3, 1), Drain(3), Spawn(6, 1, "web", 0, 1)]),
+    )
+
+
+def test_those_that_drain_do_not_pile_up() -> None:
+    steps: list[Step] = [
+        (0.0, ReloadAsked(), [Configure(1)]),
+        (0.0, Configured(1, (replace(web(1, workers=1, slots=0), grace=3600.0, recycle=Recycle(requests=50, jitter=0.0)),)),
+         [StartMold(1, "web", 1, True)]),
+        (1.0, MoldReady(1), [Spawn(2, 1, "web", 0, 1)]),
+        (1.0, Born(2, 4002), []),
+        (2.0, Ready(2), [Attend(2, 0)]),
+        (2.0, Attending(2, 0), [Commit(1), Notify("ready"), Conclude(1, True, "", 2.0, (1,))]),
+    ]  # fmt: skip
+    for old in range(2, 8):
+        at = 10.0 * old
+        steps += [
+            (at, look(at, old, requests=50), [Spawn(old + 1, 1, "web", 0, 1)]),
+            (at, Born(old + 1, 4001 + old), []),
+            (at + 1, Ready(old + 1), [Attend(old + 1, 0)]),
+            (at + 1, Attending(old + 1, 0), [Release(old, 0), Drain(old)]),
+        ]
+    supervisor = play(*steps, (90.0, look(90.0, 8, requests=50), []))
+    assert said(play(*steps), look(90.0, 8, requests=50), 90.0) == (
+        "worker web/0 gen=1 pid=4008 is not recycled yet: 6 workers of its slot still drain; 50 requests (recycle.requests)"
+    )
+    assert said(supervisor, look(91.0, 8, requests=50), 91.0) == ""
+    play(*steps, (90.0, Exited(2, 0), []), (90.5, look(90.5, 8, requests=50), [Spawn(9, 1, "web", 0, 1)]))
+
+
+def test_who_says_that_it_fails_has_little_time_to_end() -> None:
+    play(
+        *RUNNING,
+        (10.0, Failed(2, "OSError: no database", 75), [Attend(3, 0)]),
+        (10.1, Attending(3, 0), []),
+        (15.0, Elapsed(), [Dump(2)]),
+        (15.5, Elapsed(), [Kill(2, "said that it fails, and did not end")]),
+        (15.6, Exited(2, -9), [Spawn(4, 1, "web", 0, 1)]),
+    )
+
+
+def test_who_asks_to_be_replaced_again_and_again_is_no_failure() -> None:
+    steps: list[Step] = []
+    for old in range(3, 9):
+        at = 40.0 * old
+        spawn = [Spawn(old + 1, 1, "web", 1, 1)]
+        steps += [
+            (at, Leaving(old), spawn if old == 3 else []),
+            (at + 5, Elapsed(), [] if old == 3 else spawn),  # the second in a row waits
+            (at + 5, Born(old + 1, 4001 + old), []),
+            (at + 6, Ready(old + 1), [Attend(old + 1, 1)]),
+            (at + 6, Attending(old + 1, 1), [Release(old, 1), Drain(old)]),
+            (at + 7, Exited(old, 0), []),
+        ]
+    supervisor = play(*RUNNING, *steps)
+    assert supervisor.state(332.0) == "running"

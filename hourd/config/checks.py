@@ -18,8 +18,6 @@ from .reader import INVALID, FieldRule, Invalid, Reader, Rules, StructRule
 from .tree import Broken, Node, Scalar, Section
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-SLOW_MIN: Final = 0.1
-"""Seconds."""
 _NEVER: Final = ("/", "/etc")
 """Never on ``sys.path``: anything may lie there, and become importable by accident."""
 
@@ -150,15 +148,7 @@ _check_restart: Final = _ordered(
     "backoff", "backoff_max", Restart(), "backoff is longer than backoff_max; expected at most as long"
 )
 _check_range: Final = _ordered("min", "max", None, "min is more than max; expected at most as many")
-_hung_after_slow: Final = _ordered("slow", "hung", Timeouts(), "slow is longer than hung; expected at most as long")
-
-
-def _check_timeouts(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
-    slow = values.get("slow")
-    if isinstance(slow, float) and slow < SLOW_MIN:
-        least = f"expected at least {SLOW_MIN * 1000:g}ms: workers give their signs of life more seldom"
-        reader.reject(node.entries["slow"], join(key, "slow"), least)
-    _hung_after_slow(reader, node, values, key)
+_check_timeouts: Final = _ordered("slow", "hung", Timeouts(), "slow is longer than hung; expected at most as long")
 
 
 def _check_recycle(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:

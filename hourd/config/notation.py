@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -88,6 +89,19 @@ UNITS: Final = {
     "address": Unit(addresses.ADDRESS_HINT, _address, str, _ADDRESS_PATTERN),
     "reference": Unit(_REFERENCE_HINT, _reference, str, r"^[^\s:]+:[^\s:]+$"),
 }
+
+
+def at_least(seconds: float) -> str:
+    """Return the pattern of durations that are no less, for editors: exact up to seconds, above 0 from minutes on.
+
+    Args:
+        seconds: a power of ten, from 1 ms to 1 s.
+    """
+    places = round(-math.log10(seconds))
+    parts = [rf"0*[1-9]\d{{{3 - places},}}(\.\d+)?ms", r"0*[1-9]\d*(\.\d+)?s", r"(?=.*[1-9])\d+(\.\d+)?[mhd]"]
+    if places:
+        parts.append(rf"0+\.0{{0,{places - 1}}}[1-9]\d*s")
+    return f"^({'|'.join(parts)})$"
 
 
 def unwrapped(type_: inspect.Type) -> tuple[inspect.Type, dict[str, Any], dict[str, Any]]:

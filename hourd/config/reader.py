@@ -62,7 +62,7 @@ class Reader:
             return INVALID
         bare, extra, _ = unwrapped(type_)
         unit = unit_of(extra)
-        return self._unit(node, unit, key, extra["unit"]) if unit else self._bare(node, bare, key)
+        return self._unit(node, unit, key, extra) if unit else self._bare(node, bare, key)
 
     def reject(self, node: Node, key: str, text: str) -> Invalid:
         """Note a mistake of a value."""
@@ -107,7 +107,7 @@ class Reader:
     def _wrong(self, node: Node, type_: inspect.Type, key: str) -> Invalid:
         return self.reject(node, key, f"expected {expected(type_)}, got {found(node)}{_hint(node, type_)}")
 
-    def _unit(self, node: Node, unit: Unit, key: str, name: str) -> Any:
+    def _unit(self, node: Node, unit: Unit, key: str, extra: Mapping[str, Any]) -> Any:
         if not isinstance(node, Scalar) or node.tag == "null":
             return self.reject(node, key, f"expected {unit.hint}, got {found(node)}")
         try:
@@ -117,7 +117,10 @@ class Reader:
             why = str(error)
             said = f"{why}, got {found(node)}" if why.startswith("expected") else f"{node.shown} {why}"
             return self.reject(node, key, said)
-        rule = self._rules.units.get(name)
+        if value < extra.get("least", value):
+            why = f": {extra['why']}" if "why" in extra else ""
+            return self.reject(node, key, f"expected at least {unit.format(extra['least'])}{why}")
+        rule = self._rules.units.get(extra["unit"])
         return rule(self, node, inspect.StrType(), key) if rule else value
 
     def _scalar(self, node: Node, type_: inspect.LiteralType | inspect.StrType | inspect.BoolType, key: str) -> Any:

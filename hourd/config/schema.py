@@ -12,7 +12,7 @@ from msgspec import NODEFAULT, Struct, inspect
 
 from .. import kinds
 from ..settings import Log, Server, Settings
-from .notation import Unit, unit_of, unwrapped
+from .notation import Unit, at_least, unit_of, unwrapped
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,11 +35,18 @@ def json_schema() -> Schema:
 def _of(type_: inspect.Type) -> Schema:
     bare, extra, meta = unwrapped(type_)
     unit = unit_of(extra)
-    schema = _unit(unit, extra["unit"]) if unit else _bare(bare)
-    return {**schema, **{name: meta[name] for name in ("description", "examples") if name in meta}}
+    schema = _unit(unit, extra) if unit else _bare(bare)
+    said: Schema = {name: meta[name] for name in ("description", "examples") if name in meta}
+    if unit and "least" in extra:
+        words = (said.get("description"), f"at least {unit.format(extra['least'])}")
+        said["description"] = "; ".join(filter(None, words))
+    return {**schema, **said}
 
 
-def _unit(unit: Unit, name: str) -> Schema:
+def _unit(unit: Unit, extra: dict[str, Any]) -> Schema:
+    name: str = extra["unit"]
+    if "least" in extra:
+        return {"type": "string", "pattern": f"{at_least(extra['least'])}|{_SUBSTITUTED}"}
     text: Schema = {"type": "string", "pattern": f"{unit.pattern}|{_SUBSTITUTED}"}
     if name in {"duration", "size"}:
         return {"anyOf": [text, {"const": 0}]}
