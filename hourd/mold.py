@@ -264,7 +264,8 @@ def _fork_again(theirs: socket.socket) -> None:
         # The worker is our child until we end, so that its process id cannot mean another yet.
         socket.send_fds(theirs, [_PIDFD], [os.pidfd_open(worker)])
     except OSError as error:
-        theirs.send(bytes([error.errno or errno.EAGAIN]))  # in place of a pidfd
+        with contextlib.suppress(OSError):  # the mold was killed meanwhile
+            theirs.send(bytes([error.errno or errno.EAGAIN]))  # in place of a pidfd
         os._exit(errors.EXIT_SYSTEM)
     os._exit(errors.EXIT_STOPPED)
 
