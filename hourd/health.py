@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from .children import Worker
-from .events import Sample
+from .events import Sample, Say
 from .pool import Pool
 
 _LEAST_LIFE = 1.0
@@ -44,15 +44,15 @@ def judge(pool: Pool, samples: Mapping[int, Sample], now: float) -> None:
     _judge_load(pool, now)
 
 
-def judge_pool(pool: Pool, now: float) -> None:
-    """Say when a pool becomes degraded, and when that is over."""
+def judge_pool(pool: Pool, now: float) -> Iterator[Say]:
+    """Yield what is to be said when a pool becomes degraded, and when that is over."""
     degraded = not pool.closing and pool.degraded(now)
     if degraded and not pool.was_degraded:
         limit = pool.policy.giving_up
         deaths = f"{limit.failures} deaths within {limit.within:g}s (restart.giving_up)"
-        pool.say("error", f"pool {pool.name} is degraded: {deaths}; attempts go on, siblings attend the slots")
+        yield Say("error", f"pool {pool.name} is degraded: {deaths}; attempts go on, siblings attend the slots")
     elif pool.was_degraded and not degraded and not pool.closing:
-        pool.say("info", f"pool {pool.name} is not degraded any more")
+        yield Say("info", f"pool {pool.name} is not degraded any more")
     pool.was_degraded = degraded
 
 

@@ -296,7 +296,7 @@ def _retire(pool: Pool, now: float) -> Iterator[Action]:
         if pool.closing:
             for slot in tuple(worker.attends):
                 yield _release(worker, slot)
-        if worker.attends or pool.good(worker):
+        if worker.attends or worker.unable_until is not None or pool.good(worker):
             continue
         worker.state = "draining"
         worker.deadline = now + worker.plan.grace + _HELPED_AFTER

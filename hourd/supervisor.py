@@ -77,9 +77,10 @@ class Supervisor:
         actions += self._advance(now)
         for pool in self.pools.values():
             pool.note_time(now)
-            health.judge_pool(pool, now)
             actions += reconcile(pool, self._ids, now)
         actions += self._settle(now)
+        for pool in self.pools.values():
+            actions += health.judge_pool(pool, now)
         return actions
 
     def deadline(self) -> float | None:

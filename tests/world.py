@@ -47,6 +47,7 @@ class Child:
     alive: bool = False
     hung: bool = False
     stopped: bool = False
+    unable_at: float = -100.0
     beat: float = 0.0
     """When its loop turned last, while it does not."""
     requests: int = 0
@@ -207,6 +208,10 @@ class World:
                 child.told[slot] = True
                 if child.serves:
                     self._attended.setdefault(child.pool, set()).add(slot)
+            case e.Unable(number, slot) if (child := self.children.get(number)) and child.told.get(slot) is False:
+                del child.told[slot]
+                child.unable_at = self.now
+                self._attended.get(child.pool, set()).discard(slot)  # until somebody does attend it
             case e.Lost(number) if child := self.children.get(number):
                 child.lost = True
                 if not child.born:
@@ -372,7 +377,9 @@ class World:
         self._die(child, self.random.choice((0, 1, 3)))
 
     def _attend(self, child: Child, slot: int) -> None:
-        if child.alive and not child.hung:
+        if child.alive and not child.hung and self._ill(0.3):
+            self._says(child, e.Unable(child.id, slot))
+        elif child.alive and not child.hung:
             child.accepts.add(slot)
             self._says(child, e.Attending(child.id, slot))
 
@@ -539,6 +546,8 @@ class World:
     def _check(self) -> None:
         told: dict[str, set[int]] = {}
         well: dict[str, set[int]] = {}
+        # Who had no descriptors is asked again after a second.
+        unable = {child.pool for child in self.children.values() if self.now < child.unable_at + 1.1}
         seats: set[tuple[str, int]] = set()
         for child in self.children.values():
             if child.serves:
@@ -549,7 +558,7 @@ class World:
         for pool in list(self._attended):
             if self.closing(pool):
                 del self._attended[pool]
-            elif pool in told:
+            elif pool in told and pool not in unable:
                 self._law(self._attended[pool] <= told[pool], pool, "a slot is left alone")
                 slots = self._attended[pool] if pool in well else set()
                 self._law(slots <= well.get(pool, set()), pool, "a slot is left to who is slow")
