@@ -178,6 +178,16 @@ class Daemon:
         """Reload and return the answer."""
         return self.ask("reload")
 
+    def wait_for_the_old(self) -> None:
+        """Wait until only the newest workers are there: who drains may have accepted a moment ago, and answers."""
+        self.wait_until(
+            lambda status: (
+                {each["generation"] for pool in status["pools"].values() for each in pool["workers"]}
+                == {status["generation"]}
+            ),
+            "the old ones have ended",
+        )
+
     def signal(self, number: signal.Signals) -> None:
         """Signal the master."""
         self.process.send_signal(number)

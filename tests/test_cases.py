@@ -166,7 +166,7 @@ def test_twenty_reloads_under_load_lose_nothing():
             assert (answer.ok, answer.generation) == (True, generation)
             for clients in kinds:
                 clients.wait_for(20)
-            daemon.wait_until(lambda status: len(status["pools"]["web"]["workers"]) == 2, "the old ones are gone")
+            daemon.wait_for_the_old()
 
 
 @pytest.mark.parametrize("preload", [True, False])

@@ -72,6 +72,7 @@ def test_an_import_leaves_the_cpu_to_those_that_serve(nobody):
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert json.loads(talk(daemon.addresses()[0])) == [own, own]
         assert daemon.reload().ok
+        daemon.wait_for_the_old()
         assert json.loads(talk(daemon.addresses()[0])) == [min(19, own + 5), own]
 
 
@@ -83,4 +84,5 @@ def test_who_may_not_return_does_not_become_nicer():
     with Daemon(pool(), {"app.py": NICE}, command=command) as daemon:
         daemon.expect("READY=1")
         assert daemon.reload().ok
+        daemon.wait_for_the_old()
         assert json.loads(talk(daemon.addresses()[0])) == [own, own]

@@ -168,6 +168,7 @@ def test_a_reload_does_not_wait_for_a_stopped_worker():
         with stopped(old[0]):
             daemon.wait_until(lambda status: is_helped(status["pools"]["web"], old[0]), "it is helped")
             assert daemon.reload().ok
+            daemon.wait_log(f"pid={old[1]} ended")
             assert not {asked_by(address) for _ in range(40)} & set(old)
         daemon.wait_log(f"worker web/0 gen=1 pid={old[0]} ended")
         assert daemon.pool()["restarts"] == 0

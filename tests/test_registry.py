@@ -97,7 +97,7 @@ def test_an_installed_kind_serves_and_takes_its_options(installed, preload):
         daemon.expect("READY=1")
         assert talk(daemon.addresses()[0]) == b"good day from main"
         assert daemon.reload().ok
-        daemon.wait_until(lambda status: len(status["pools"]["web"]["workers"]) == 2, "the old workers have ended")
+        daemon.wait_for_the_old()
         assert talk(daemon.addresses()[0]) == b"good day from main"
         daemon.wait_until(lambda status: sum(each["accepted"] for each in status["pools"]["web"]["workers"]) == 1)
         listed = daemon.run("kinds").stdout

@@ -29,6 +29,7 @@ def test_changed_code_is_served(preload):
         result = daemon.run("reload", "-c", str(daemon.file))
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith("reloaded to generation 2 in ")
+        daemon.wait_for_the_old()
         assert [talk(address) for _ in range(20)] == [b"new"] * 20
         reloading = daemon.expect("RELOADING=1")
         assert re.search(r"^MONOTONIC_USEC=\d+$", reloading, re.MULTILINE)
@@ -289,7 +290,7 @@ def test_an_address_that_a_pool_loses_is_attended_until_the_reload_is_settled(mo
         held.close()
         gate.remove()
         last = daemon.wait_until(lambda status: status["last_reload"])["last_reload"]
-        daemon.until(lambda: len(daemon.workers()) == 2, "either has gone")
+        daemon.wait_for_the_old()
         if not boots:
             assert set(daemon.workers()) == old
             assert {int(talk(address).split()[0]) for _ in range(30)} == old

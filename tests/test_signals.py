@@ -74,6 +74,7 @@ def test_hup_during_a_reload_starts_it_anew():
             daemon.signal(signal.SIGHUP)
             daemon.wait_until(lambda status: status["generation"] == 3)
             held.close()
+        daemon.wait_for_the_old()
         assert talk(daemon.addresses()[0]) == b"newest"
 
 
@@ -85,6 +86,7 @@ def test_hup_during_the_start_starts_it_anew():
             daemon.signal(signal.SIGHUP)
             daemon.expect("READY=1")
             held.close()
+        daemon.wait_for_the_old()
         assert talk(daemon.addresses()[0]) == b"newest"
         assert daemon.status()["state"] == "running"
 
