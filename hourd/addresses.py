@@ -12,18 +12,19 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from . import __version__
+Family = Literal["inet", "inet6", "unix", "systemd", "fd"]
 
-Family = Literal["inet", "inet6", "unix"]
-
-ADDRESS_HINT: Final = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path or unix:@name"
+ADDRESS_HINT: Final = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
 UNIX_PATH_MAX: Final = 107
 """Bytes of a unix socket's path, or of an abstract name: ``sun_path`` of unix(7) has 108, one of them a NUL."""
 
 _PORT_MAX: Final = 65535
 _PORT_DIGITS: Final = 5
 _SEVERAL: Final = {"": ("0.0.0.0", "[::]"), "localhost": ("127.0.0.1", "[::1]")}
-_LATER: Final = ("systemd:", "fd:")
+_ANY: Final = ("0.0.0.0", "::")
+_FD_LEAST: Final = 3
+_FD_DIGITS: Final = 6
+_NAME_MAX: Final = 255
 
 
 class Address(Struct, frozen=True):
@@ -31,23 +32,39 @@ class Address(Struct, frozen=True):
 
     family: Family
     host: str = ""
-    """An IP address in its canonical text; empty for ``unix``."""
+    """An IP address in its canonical text; empty for others."""
     port: int = 0
-    """``0`` asks for any free port."""
+    """``0`` asks for any free port; the number of ``fd``."""
     path: str = ""
-    """Absolute, or the name without its ``@`` when ``abstract``; empty for IP addresses."""
+    """Absolute, or the name without its ``@`` when ``abstract``; the name of ``systemd``; empty for others."""
     abstract: bool = False
 
     def __str__(self) -> str:
         if self.family == "unix":
             return f"unix:{'@' if self.abstract else ''}{self.path}"
+        if self.inherited:
+            return f"{self.family}:{self.path or self.port}"
         host = f"[{self.host}]" if self.family == "inet6" else self.host
         return f"{host}:{self.port}"
 
     @property
     def unique(self) -> bool:
         """Whether only one server can have it; port 0 gives each its own."""
-        return self.family == "unix" or self.port != 0
+        return self.family in ("unix", "systemd") or self.port != 0
+
+    @property
+    def inherited(self) -> bool:
+        """Whether somebody else has bound it: it says where the socket comes from, not where it is."""
+        return self.family in ("systemd", "fd")
+
+    def overlaps(self, other: Address) -> bool:
+        """Tell whether the kernel refuses another address because of this one: 0.0.0.0:80 and 127.0.0.1:80."""
+        hosts = {self.host, other.host}
+        return (self.family, self.port) == (other.family, other.port) and not hosts.isdisjoint(_ANY)
+
+    def covers(self, other: Address) -> bool:
+        """Tell whether another is a part of this one, to which the kernel prefers it."""
+        return self.overlaps(other) and self.host in _ANY and other.host not in _ANY
 
 
 def parse(text: str) -> tuple[Address, ...]:
@@ -59,9 +76,10 @@ def parse(text: str) -> tuple[Address, ...]:
         ValueError: the text is no address. The message says what is wrong and does not repeat the
             text, which may come from a secret.
     """
-    if text.startswith(_LATER):
-        form = "systemd:NAME" if text.startswith("systemd:") else "fd:N"
-        raise ValueError(f"has the form {form}, which is not available yet in hourd {__version__}")
+    if text.startswith("systemd:"):
+        return (_systemd(text.removeprefix("systemd:")),)
+    if text.startswith("fd:"):
+        return (_fd(text.removeprefix("fd:")),)
     if text.startswith("unix:"):
         return (_unix(text.removeprefix("unix:")),)
     if "://" in text:
@@ -82,6 +100,18 @@ def _unix(path: str) -> Address:
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise ValueError(f"is too long; a unix socket's path has at most {UNIX_PATH_MAX} bytes")
     return Address("unix", path=path if abstract else _canonical_path(path), abstract=abstract)
+
+
+def _systemd(name: str) -> Address:
+    if not name or len(name) > _NAME_MAX or not (name.isascii() and name.isprintable()) or ":" in name:
+        raise ValueError("needs a name: systemd:NAME, as FileDescriptorName= of the socket unit says")
+    return Address("systemd", path=name)
+
+
+def _fd(text: str) -> Address:
+    if not (text.isascii() and text.isdigit() and len(text) <= _FD_DIGITS and int(text) >= _FD_LEAST):
+        raise ValueError(f"needs the number of an open descriptor, {_FD_LEAST} or more: fd:N")
+    return Address("fd", port=int(text))
 
 
 def _canonical_path(path: str) -> str:

@@ -75,10 +75,10 @@ class Attendance:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def end(self) -> None:
-        """Accept nothing any more."""
+    async def end(self, *, last: bool = False) -> None:
+        """Accept nothing any more; if nobody comes after, once what waits is accepted."""
         for slot in tuple(self._slots):
-            self.release(slot, ())
+            self.release(slot, tuple(self._servers) if last else ())
         await asyncio.gather(*self._leaving)
 
     async def _let_go(self, attended: _Attended, *, last: bool) -> None:

@@ -23,13 +23,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from . import accept_queue, addresses, errors, scoreboard, unix
+from . import accept_queue, addresses, errors, inherited, scoreboard, unix
 from .addresses import Address
 from .settings import Server
 
 Key = tuple[str, ...]
 _logger = logging.getLogger("hourd")
-_ANY = ("0.0.0.0", "::")
+_DEVICE = 16
+"""Bytes of the name of a network device (IFNAMSIZ)."""
 _LETTING_GO = 1.5
 """Seconds of a turning loop in which a worker has surely closed what it was told to (``attendance``: one)."""
 
@@ -64,13 +65,19 @@ class _Leaving:
 
 @dataclass(slots=True, eq=False)
 class Bound:
-    """An address and its sockets, one a slot; a unix socket has one for all. Closed, it has none."""
+    """An address and its sockets: one a slot, or one shared by all, where it cannot be split. Closed, it has none."""
 
     address: Address
     sockets: list[socket.socket]
     file: unix.File | None = None
     key: Key = ()
     """What it is known by."""
+    shared: bool = False
+    """It cannot be split: a unix socket, or an inherited one whose group nobody else may join."""
+    inherited: bool = False
+    """Its first socket is somebody else's, who goes on with it: nothing may change it."""
+    resting: set[int] = field(default_factory=set)
+    """Slots whose sockets the service manager has too."""
     given_up: set[int] = field(default_factory=set)
     """Slots that nobody attends, and where nobody new may come."""
     lent: set[Holder] = field(default_factory=set)
@@ -78,23 +85,9 @@ class Bound:
     """Who may have sockets still of what is not wanted any more."""
 
     @property
-    def shared(self) -> bool:
-        return self.address.family == "unix"
-
-    @property
     def in_place(self) -> bool:
         """Whether clients find it: the file of a unix socket may have been removed or replaced."""
         return self.file is None or self.file.is_there()
-
-    def overlaps(self, other: Address) -> bool:
-        """Tell whether the kernel refuses another address because of this one: 0.0.0.0:80 and 127.0.0.1:80."""
-        here = self.address
-        hosts = {here.host, other.host}
-        return (here.family, here.port) == (other.family, other.port) and not hosts.isdisjoint(_ANY)
-
-    def covers(self, other: Bound) -> bool:
-        """Tell whether another is a part of this one, to which the kernel prefers it."""
-        return self.overlaps(other.address) and self.address.host in _ANY and other.address.host not in _ANY
 
     def socket_of(self, slot: int, backlog: int, holder: Holder | None) -> socket.socket:
         """Return a slot's socket, for a worker that is to attend it; it is bound if it is not yet.
@@ -120,7 +113,7 @@ class Bound:
         Raises:
             OSError: the system refused.
         """
-        return _sibling(self.address)
+        return _sibling(self.address, self.sockets[0])
 
     def trim(self, slots: int) -> None:
         """Close what was bound for further slots than these, and has never listened."""
@@ -130,9 +123,13 @@ class Bound:
     def listens(self, slot: int) -> bool:
         return bool(self.sockets[slot].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
+    def goes_on(self, slot: int | None) -> bool:
+        """Tell whether somebody else has a slot's socket too, and what waits there with it."""
+        return self.inherited and not slot
+
     def give_up(self, slot: int) -> None:
         """Let nobody new come to a slot; nothing keeps clients out of a socket that is shared."""
-        if slot < len(self.sockets) and not self.shared:
+        if slot < len(self.sockets) and not (self.shared or self.goes_on(slot)):
             accept_queue.shut(self.sockets[slot])
             self.given_up.add(slot)
 
@@ -154,14 +151,45 @@ class Bound:
         self.leaving = [each for each in self.leaving or () if not each.has_left()]
         return bool(self.leaving and self.sockets)
 
-    def close(self) -> None:
-        """Let go of it, for good."""
-        if self.file:
+    def close(self, *, resting: bool = False) -> None:
+        """Let go of it, for good; or for the next start, when the service manager has its sockets too."""
+        if self.file and not resting:
             self.file.unlink()
         for slot, sock in enumerate(self.sockets):
-            self.give_up(slot)
+            if not resting:
+                self.give_up(slot)
             sock.close()
         self.sockets.clear()
+
+
+def inherit(sock: socket.socket, kept: list[socket.socket]) -> Bound:
+    """Take a socket that somebody else has bound, with those of its group that were kept from an earlier life.
+
+    It becomes the first slot's where this user's sockets may join its group: it has SO_REUSEPORT, and its maker is
+    this user (socket(7)).
+    """
+    address = inherited.address_of(sock)
+    group = [sock, *kept]
+    shared = address.family == "unix" or _has_device(sock)
+    if not shared and not kept:
+        try:
+            group.append(_sibling(address, sock))
+        except OSError:
+            shared = True
+    return Bound(address, group, shared=shared, inherited=True)
+
+
+def _has_device(sock: socket.socket) -> bool:
+    """Tell whether only what comes through one network device is for a socket."""
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, _DEVICE).strip(b"\0"))
+
+
+def restore(address: Address, kept: list[socket.socket], file: unix.File | None) -> Bound:
+    """Go on with what the service manager has kept. Whoever had it may have shut it."""
+    bound = Bound(address, kept, file, shared=address.family == "unix")
+    if not bound.shared:
+        bound.given_up = set(range(len(kept)))
+    return bound
 
 
 def take(name: str, server: Server, address: Address, *, beside: bool) -> Bound | None:
@@ -217,9 +245,13 @@ def _take_beside(server: Server, address: Address) -> Bound:
     return Bound(address, [sock])
 
 
-def _sibling(address: Address) -> socket.socket:
+def _sibling(address: Address, first: socket.socket | None = None) -> socket.socket:
     sock = _socket(address)
     try:
+        if first and address.family == "inet6":
+            # Otherwise the kernel would not have them in one group; only an inherited one differs from ours.
+            v6_only = first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((address.host, address.port))
     except OSError:
@@ -248,9 +280,9 @@ def _take_unix(server: Server, address: Address) -> Bound:
         except OSError:
             sock.close()
             raise
-        return Bound(address, [sock])
+        return Bound(address, [sock], shared=True)
     sock, file = unix.listen(address.path, backlog=server.backlog, **access(server))
-    return Bound(address, [sock], file)
+    return Bound(address, [sock], file, shared=True)
 
 
 def access(server: Server) -> dict[str, int]:

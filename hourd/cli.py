@@ -229,11 +229,12 @@ def scale(*, path: str, pool: str, workers: int) -> None:
 @main.command()
 @_talks
 @click.option("--now", is_flag=True, help="Cut all connections.")
-def stop(*, path: str, now: bool) -> None:
+@click.option("--hand-over", is_flag=True, help="Leave sockets, and who waits there, to systemd for the next start.")
+def stop(*, path: str, now: bool, hand_over: bool) -> None:
     """Stop the daemon and wait for its end."""
     control.ask(path, control.Request("status"), timeout=10)  # says best what is wrong, if something is
     process = control.watch(path)
-    answer = control.ask(path, control.Request("stop", now=now), timeout=10)
+    answer = control.ask(path, control.Request("stop", now=now, hand_over=hand_over), timeout=10)
     if not answer.ok:
         raise errors.RefusedError(answer.error)
     poll = select.poll()

@@ -37,9 +37,9 @@ class Clock:
             return monotonic - self._forgiven
         return min(monotonic - self._forgiven_before, self._resumed - self._forgiven)
 
-    def will_wait(self, timeout: float | None) -> None:
-        """Note how long the loop is going to wait at most; ``None`` is without end."""
-        self._expected = float("inf") if timeout is None else self._read() + timeout
+    def will_wait(self, timeout: float) -> None:
+        """Note how long the loop is going to wait at most."""
+        self._expected = self._read() + timeout
 
     def has_waited(self) -> float:
         """Return for how long it has stood still since this was asked last; 0 when it is not worth noting."""

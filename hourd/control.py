@@ -36,6 +36,7 @@ class Request(Struct, frozen=True, forbid_unknown_fields=True):
 
     command: Literal["status", "reload", "scale", "stop"]
     now: bool = False
+    hand_over: bool = False
     pool: str = ""
     workers: int = 0
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 
 from setproctitle import setproctitle
 
-from . import config, errors, log, privileges
+from . import config, errors, inherited, log, privileges
 from .locks import HeldError, Lock
 from .master import Master
 from .settings import Settings
+from .systemd import Manager
 
 _logger = logging.getLogger("hourd")
 
@@ -29,12 +30,16 @@ def run(read: Callable[[], Settings]) -> int:
     """
     if sys.platform != "linux":
         raise errors.UnavailableError(f"hourd needs Linux 5.4 or later, this is {sys.platform}")
+    handed = inherited.collect(os.environ)
     settings = read()
     log.set_up(settings.log)
     setproctitle(f"hourd: master [{settings.name}]")
     privileges.become_subreaper()
     with contextlib.ExitStack() as stack:
-        master = stack.enter_context(contextlib.closing(Master(settings, lambda: _same_daemon(settings, read()))))
+        stack.enter_context(contextlib.closing(handed))
+        manager = stack.enter_context(contextlib.closing(Manager(os.environ)))
+        master = Master(settings, lambda: _same_daemon(settings, read()), manager=manager, handed=handed)
+        stack.enter_context(contextlib.closing(master))
         _open_control(master, settings)
         if settings.pid_file:
             stack.enter_context(_pid_file(settings.pid_file))

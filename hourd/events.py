@@ -69,6 +69,8 @@ class StopAsked:
     """Somebody wants the daemon to end."""
 
     now: bool = False
+    hand_over: bool = False
+    """It will be started again: the service manager keeps the sockets, and what waits there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +334,7 @@ class Conclude:
 class Notify:
     """Tell the service manager."""
 
-    what: Literal["ready", "reloading", "stopping"]
+    what: Literal["ready", "reloading", "stopping", "handing over"]
 
 
 @dataclass(frozen=True, slots=True)

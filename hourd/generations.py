@@ -91,6 +91,7 @@ class Generations:
         settings = self.all[generation]
         self._obsolete = set(self.all) - {generation}
         self._listeners.grant(settings)
+        self._listeners.settle()
         if settings.log != self.committed.log:
             log.set_up(settings.log)
         self.committed = settings

@@ -67,7 +67,7 @@ def release(
     last = []
     settings, own = generations[child.generation], slot == child.slot
     for place, seat in _sockets(listeners, settings, child.pool, slot, own=own):
-        if (place.bound, seat) not in attended:
+        if (place.bound, seat) not in attended and not place.bound.goes_on(seat):
             last.append(place.name)
             place.bound.give_up(slot)
     return channel.Release(slot, tuple(last))

@@ -17,10 +17,12 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import accept_queue, addresses, binding, descriptors, errors
+from . import accept_queue, addresses, binding, descriptors, errors, inherited
 from .addresses import Address
 from .binding import Bound, Holder
+from .inherited import Inherited
 from .settings import WORKERS_MAX, Pool, Server, Settings
+from .systemd import Manager
 
 Key = binding.Key
 _logger = logging.getLogger("hourd")
@@ -50,7 +52,10 @@ class Lent:
 class Listeners:
     """Every bound address of the daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, manager: Manager, handed: Inherited) -> None:
+        """Take who keeps sockets beyond our death, and what was open when this process began."""
+        self._manager = manager
+        self._inherited = handed
         self._bound: list[Bound] = []
         self._places: list[tuple[Settings, list[Place]]] = []
         """Those of each configuration."""
@@ -71,13 +76,16 @@ class Listeners:
                 bound.close()
             raise
         named = {place.bound for place in found}
-        parts = [(wide, bound) for wide in found for bound in self._bound if wide.bound.covers(bound)]
+        parts = [(wide, bound) for wide in found for bound in self._bound if wide.bound.address.covers(bound.address)]
         found += [Place(wide.pool, wide.name, wide.server, part, False) for wide, part in parts if part not in named]
         for place in found:
             if place.bound in new or place.bound.leaving is not None:
                 _logger.info("server %s listens at %s", place.name, place.bound.address)
             place.bound.leaving = None
         self._bound += new
+        for bound in new:
+            for slot in range(len(bound.sockets)):
+                self._rest(bound, slot)
         self._places = [(other, theirs) for other, theirs in self._places if other is not settings]
         self._places.append((settings, found))
         _warn_of_backlog(settings)
@@ -85,16 +93,42 @@ class Listeners:
     def _take(self, settings: Settings, new: list[Bound]) -> Iterator[Place]:
         """Yield the places of a configuration; what has to be bound is added to the new ones."""
         for key, pool, name, server, address in places(settings):
-            held = (*self._bound, *new)
-            bound = next((bound for bound in held if bound.key == key and bound.in_place), None)
-            if bound is None:
-                beside = any(bound.overlaps(address) for bound in held)
-                bound = binding.take(name, server, address, beside=beside)
-                if bound is None:
-                    continue
-                bound.key = key
-                new.append(bound)
-            yield Place(pool, name, server, bound)
+            held = [*self._bound, *new]
+            found = [bound for bound in held if bound.key == key and bound.in_place]
+            if not found:
+                found = self._open_address(name, server, address, held)
+                for bound in found:
+                    bound.key = key
+                new += found
+            for bound in found:
+                yield Place(pool, name, server, bound)
+
+    def _open_address(self, name: str, server: Server, address: Address, held: list[Bound]) -> list[Bound]:
+        """Return what an address stands for: what was handed over, or kept from an earlier life, or is bound now."""
+        if address.inherited:
+            return [self._inherit(sock) for sock in self._inherited.find(address)]
+        kept, file = self._inherited.take(address)
+        if kept:
+            return [binding.restore(address, kept, file)]
+        beside = any(bound.address.overlaps(address) for bound in held) or self._inherited.overlapping(address)
+        bound = binding.take(name, server, address, beside=beside)
+        return [bound] if bound else []
+
+    def _inherit(self, sock: socket.socket) -> Bound:
+        return binding.inherit(sock, self._inherited.take(inherited.address_of(sock))[0])
+
+    def _rest(self, bound: Bound, slot: int) -> None:
+        """Have the service manager keep a slot's socket too, once it has clients; an inherited one it has already."""
+        slot = 0 if bound.shared else slot
+        if slot in bound.resting or bound.goes_on(slot) or not bound.listens(slot):
+            return
+        bound.resting.add(slot)
+        self._manager.keep(inherited.name_for(bound.address, bound.file), bound.sockets[slot])
+
+    def _close(self, bound: Bound) -> None:
+        if bound.resting:
+            self._manager.forget(inherited.name_for(bound.address, bound.file))
+        bound.close()
 
     def of(self, settings: Settings, pool: str | None = None) -> list[Place]:
         """Return what a configuration has, or a pool of it; what has been closed meanwhile stays among it."""
@@ -119,7 +153,9 @@ class Listeners:
         for place in self._open(settings, pool):
             if own or not place.bound.shared:
                 backlog = place.server.backlog
-                yield Lent(place.name, backlog, place.bound.socket_of(slot, backlog, holder))
+                sock = place.bound.socket_of(slot, backlog, holder)
+                self._rest(place.bound, slot)
+                yield Lent(place.name, backlog, sock)
 
     def reserve(self, configurations: Sequence[Settings], pool: str, slots: int, workers: int) -> None:
         """Bind what slots do not have yet, all or nothing, before anybody counts on them.
@@ -204,7 +240,7 @@ class Listeners:
         """Close what was given up and no worker has any more."""
         for bound in tuple(self._bound):
             if bound.leaving is not None and not bound.is_held():
-                bound.close()
+                self._close(bound)
                 self._bound.remove(bound)
 
     def grant(self, settings: Settings) -> None:
@@ -217,10 +253,22 @@ class Listeners:
                     what = f"server {place.name}: cannot change mode and owner of {place.bound.address}"
                     _logger.warning("%s: %s", what, error)
 
-    def close(self) -> None:
-        """Close everything. Places stay known: workers are told only then what nobody has any more."""
+    def settle(self) -> None:
+        """Let go of what was kept from an earlier life and is not wanted any more."""
+        for name in self._inherited.let_go():
+            self._manager.forget(name)
+
+    def close(self, *, resting: bool = False) -> None:
+        """Close everything. Places stay known: workers are told only then what nobody has any more.
+
+        Args:
+            resting: whether the service manager is to go on with what it keeps.
+        """
         for bound in self._bound:
-            bound.close()
+            if resting:
+                bound.close(resting=True)
+            else:
+                self._close(bound)
         self._bound.clear()
 
     def actual(self, settings: Settings, pool: str) -> dict[str, list[str]]:

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from random import Random
 
-from . import channel, control, descriptors, errors, events, lending, memory, orders, postmortem
+from . import channel, control, descriptors, events, lending, memory
 from .clock import Clock
 from .events import Event
 from .generations import Generations
+from .inherited import Inherited
 from .listeners import Listeners
+from .performing import Performer
 from .processes import Child, Processes
 from .reporter import Reporter
 from .sampling import Sampler
@@ -26,6 +28,7 @@ from .settings import Settings
 from .signals import SIGNALS, Signals
 from .status import report
 from .supervisor import Supervisor
+from .systemd import Manager
 from .understanding import understand
 
 _LONGEST_WAIT = 3600.0
@@ -38,20 +41,23 @@ _logger = logging.getLogger("hourd")
 class Master:
     """A running daemon."""
 
-    def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
+    def __init__(
+        self, settings: Settings, read_again: Callable[[], Settings], *, manager: Manager, handed: Inherited
+    ) -> None:
         """Take a configuration.
 
         Args:
             settings: what to start with.
             read_again: returns the configuration as it is now, for a reload; raises ``HourdError``.
+            manager: the service manager.
+            handed: the sockets that were open when this process began.
         """
-        self._descriptors = descriptors.raise_limit()
-        """For molds and workers; each slot and each worker takes some here."""
+        self._manager = manager
         self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
         self._selector.register(self._signals, selectors.EVENT_READ, self._on_signals)
-        self._listeners = Listeners()
+        self._listeners = Listeners(manager, handed)
         self._generations = Generations(settings, read_again, self._listeners)
         self._processes = Processes(self._watch, self._selector_forget)
         self._control: control.Control | None = None
@@ -62,9 +68,17 @@ class Master:
         self._clock = Clock()
         self._sampler = Sampler(self._processes, self._listeners, self._clock)
         self._oom_kills = memory.OomKills()
-        self._reporter = Reporter(self._supervisor, self._hear, self._report, self._make_room)
-        self._unbound: set[tuple[str, int]] = set()
-        """Pools and slots that could not be bound, of which was told."""
+        self._reporter = Reporter(manager, self._supervisor, self._hear, self._report, self._make_room)
+        self._performer = Performer(
+            self._supervisor,
+            self._processes,
+            self._listeners,
+            self._generations,
+            self._reporter,
+            hear=self._hear,
+            lose=self._lose,
+            descriptors=descriptors.raise_limit(),
+        )
 
     def listen(self, path: str) -> None:
         """Open the control socket.
@@ -85,12 +99,16 @@ class Master:
             if deadline is not None and self._clock.now() >= deadline:
                 self._hear(self._sampler.look(self._generations.all))
                 self._hear(events.Elapsed())
+            self._manager.completed(time.monotonic(), changing=self._supervisor.changing)
         return self._exit_code
 
     def _wait(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to happen, until the deadline at most."""
         # epoll takes at most some 24 days; to wake once an hour costs nothing.
-        timeout = None if deadline is None else min(max(0.0, deadline - self._clock.now()), _LONGEST_WAIT)
+        timeout = min(_LONGEST_WAIT, self._manager.patience(time.monotonic(), changing=self._supervisor.changing))
+        if deadline is not None:
+            timeout = min(timeout, deadline - self._clock.now())
+        timeout = max(0.0, timeout)
         self._clock.will_wait(timeout)
         happened = self._selector.select(timeout)
         if late := self._clock.has_waited():
@@ -126,7 +144,10 @@ class Master:
         _logger.debug("%r", event)
         for action in self._supervisor.handle(event, self._clock.now()):
             _logger.debug("    %r", action)
-            self._perform(action)
+            if isinstance(action, events.Exit):
+                self._exit_code = action.exit_code
+            else:
+                self._performer.perform(action)
 
     def _on_signals(self, _mask: int) -> None:
         for number in self._signals.take():
@@ -135,7 +156,7 @@ class Master:
                     self._reap()
                 case signal.SIGUSR1:
                     for child in self._processes.all():
-                        self._tell(child.id, channel.Reopen())
+                        self._performer.tell(child.id, channel.Reopen())
                 case signal.SIGUSR2:
                     _logger.warning("SIGUSR2: upgrading in place is not available yet")
                 case _:
@@ -198,101 +219,6 @@ class Master:
         if child.pid is None:
             self._processes.forget(child)
         self._hear(events.Lost(child.id))
-
-    # --- actions out ------------------------------------------------------------------------------
-
-    def _perform(self, action: events.Action) -> None:  # noqa: C901, PLR0912, a table of all actions
-        match action:
-            case events.Say(level=level, text=text):
-                _logger.log(logging.getLevelNamesMapping()[level.upper()], "%s", text)
-            case events.Configure(generation=generation):
-                self._events.append(self._generations.configure(generation))
-            case events.StartMold():
-                self._start_mold(action)
-            case events.Spawn():
-                self._spawn(action)
-            case events.Attend(worker=worker, slot=slot):
-                self._attend(worker, slot)
-            case events.Release(worker=worker, slot=slot):
-                self._release(worker, slot)
-            case events.Drain(worker=worker):
-                self._tell(worker, channel.Drain())
-            case events.Dismiss(mold=mold):
-                self._tell(mold, channel.Quit())
-            case events.Dump(child=number):
-                self._processes.dump(number)
-            case events.Kill(child=number):
-                self._kill(number)
-            case events.Commit(generation=generation):
-                self._generations.commit(generation)
-            case events.Abandon(generation=generation):
-                self._generations.abandon(generation)
-            case events.Conclude():
-                self._reporter.conclude(action)
-            case events.Notify(what=what):
-                self._reporter.notify(what)
-                if what == "stopping":
-                    # Held on to, an address would let clients wait, for as long as others drain, for nobody.
-                    self._listeners.close()
-            case events.Exit(exit_code=code):
-                self._exit_code = code
-
-    def _kill(self, number: int) -> None:
-        child = self._processes.get(number)
-        if child and child.dumped:
-            _logger.error("%s: %s", self._processes.name(child), postmortem.describe(child, time.monotonic()))
-        self._processes.kill(number)
-
-    def _start_mold(self, action: events.StartMold) -> None:
-        settings = self._generations[action.generation]
-        what = orders.make(
-            settings,
-            action.pool,
-            generation=action.generation,
-            preload=action.preload,
-            descriptors=self._descriptors,
-        )
-        try:
-            trial = 0 < self._supervisor.generation != action.generation
-            self._processes.start_mold(action.mold, what, settings.environment, gives_way=trial)
-        except OSError as error:
-            why, code = str(errors.from_os(error, f"execute a mold for pool {action.pool}")), errors.EXIT_SYSTEM
-            self._events += (events.Failed(action.mold, why, code), events.Exited(action.mold, code))
-
-    def _spawn(self, action: events.Spawn) -> None:
-        try:
-            self._processes.spawn(action.worker, action.mold, action.slot)
-        except OSError as error:
-            why = str(errors.from_os(error, f"have a worker of pool {action.pool} forked"))
-            self._events += (events.Failed(action.worker, why, errors.EXIT_SYSTEM), events.Lost(action.worker))
-
-    def _tell(self, number: int, message: channel.Message, fds: tuple[int, ...] = ()) -> None:
-        """Send a message; a child that does not read is as good as lost."""
-        child = self._processes.get(number)
-        if child is not None and not self._processes.send(child, message, fds):
-            self._lose(child)
-
-    def _attend(self, worker: int, slot: int) -> None:
-        child = self._processes.get(worker)
-        if child is None:
-            return  # its end is among the events that wait
-        try:
-            message, fds = lending.attend(self._listeners, self._generations.all, child, slot)
-        except OSError as error:
-            # That is no fault of the worker's, which may have connections.
-            if (child.pool, slot) not in self._unbound:
-                why = errors.from_os(error, f"bind slot {slot} of pool {child.pool}")
-                _logger.error("%s; trying again", why)  # noqa: TRY400, no bug of ours
-            self._unbound.add((child.pool, slot))
-            self._hear(events.Unable(worker, slot))
-            return
-        self._unbound.discard((child.pool, slot))
-        self._tell(worker, message, fds)
-
-    def _release(self, worker: int, slot: int) -> None:
-        if child := self._processes.get(worker):
-            others = [other for pool in self._supervisor.pools.values() for other in pool.serving]
-            self._tell(worker, lending.release(self._listeners, self._generations.all, child, slot, others))
 
     def _make_room(self, pool: str, slots: int, workers: int) -> str:
         return lending.make_room(self._listeners, self._generations.all, pool, slots, workers)

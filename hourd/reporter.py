@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import control, events, systemd
+from . import control, events
 from .pool import Pool
 from .status import LastReload
 from .supervisor import Supervisor
+from .systemd import Manager
 
 _logger = logging.getLogger("hourd")
 
@@ -20,6 +21,7 @@ class Reporter:
 
     def __init__(
         self,
+        manager: Manager,
         supervisor: Supervisor,
         hear: Callable[[events.Event], None],
         report: Callable[[], dict[str, Any]],
@@ -28,12 +30,14 @@ class Reporter:
         """Take what is reported on.
 
         Args:
+            manager: the service manager.
             supervisor: the decisions.
             hear: takes what operators want.
             report: returns the status.
             make_room: binds so many slots of a pool, for so many workers more; returns why that cannot be.
         """
         self.last_reload: LastReload | None = None
+        self._manager = manager
         self._supervisor = supervisor
         self._hear = hear
         self._report = report
@@ -52,10 +56,13 @@ class Reporter:
                 if not refused:
                     _logger.info("scale asked: pool %s to %d workers", request.pool, request.workers)
                     self._hear(events.ScaleAsked(request.pool, request.workers))
+            case "stop" if request.hand_over and not self._manager.is_there:
+                client.answer(control.Answer(ok=False, error="no service manager is there that could keep the sockets"))
             case "stop":
-                _logger.info("stop asked%s", " at once" if request.now else "")
+                how = " at once" if request.now else " until the next start" if request.hand_over else ""
+                _logger.info("stop asked%s", how)
                 client.answer(control.Answer(ok=True))
-                self._hear(events.StopAsked(request.now))
+                self._hear(events.StopAsked(request.now, request.hand_over))
             case "reload" if self._supervisor.stopping:
                 client.answer(control.Answer(ok=False, error="hourd is stopping"))
             case "reload":
@@ -101,19 +108,21 @@ class Reporter:
         """Tell the service manager of a change of state (sd_notify(3))."""
         match what:
             case "ready":
-                systemd.notify("READY=1")
+                self._manager.tell("READY=1")
             case "reloading":
-                systemd.reloading()
-            case "stopping":
-                systemd.notify("STOPPING=1")
+                self._manager.reloading()
+            case "stopping" | "handing over":
+                self._manager.tell("STOPPING=1")
 
     def announce(self, now: float) -> None:
         """Keep the service manager's status line true."""
         state = self._supervisor.state(now)
         serving = sum(len(pool.serving) for pool in self._supervisor.pools.values())
         text = f"{state}: {serving} workers serve, generation {self._supervisor.generation}"
+        if degraded := [name for name, pool in self._supervisor.pools.items() if pool.degraded(now)]:
+            text += f"; {', '.join(degraded)} degraded"
         if self.last_reload and not self.last_reload.ok:
             text += f"; reload refused: {self.last_reload.reason.strip().splitlines()[-1]}"
         if text != self._announced:
             self._announced = text
-            systemd.notify(f"STATUS={text}")
+            self._manager.tell(f"STATUS={text}")

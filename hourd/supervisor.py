@@ -101,6 +101,11 @@ class Supervisor:
             if worker.serving or worker.coming
         }
 
+    @property
+    def changing(self) -> bool:
+        """Whether a start, a reload or a stop is under way."""
+        return self.stopping or self.transaction is not None or self._asked is not None
+
     def state(self, now: float) -> State:
         if self.stopping:
             return "stopping"
@@ -126,7 +131,7 @@ class Supervisor:
             case events.Misconfigured():
                 yield from self._refuse(event, now)
             case events.StopAsked():
-                yield from self._stop(now, at_once=event.now)
+                yield from self._stop(now, at_once=event.now, hand_over=event.hand_over)
             case events.Interrupted():
                 yield from self._stop(now, at_once=self._interrupted)
                 self._interrupted = True
@@ -165,6 +170,8 @@ class Supervisor:
             return  # a configuration that has yet to be read fulfils this wish too
         self.attempts += 1
         self._asked = Transaction(self.attempts, now)
+        if self.generation:
+            yield events.Notify("reloading")
         yield events.Configure(self.attempts)
 
     def _take_asked(self, generation: int) -> Transaction | None:
@@ -182,8 +189,6 @@ class Supervisor:
         if self.transaction:
             yield events.Abandon(self.transaction.generation)
             asked.answers = (*self.transaction.answers, *asked.answers)
-        elif self.generation:
-            yield events.Notify("reloading")
         self.transaction = asked
         asked.removed = frozenset(self.pools) - {plan.pool for plan in event.plans}
         for name in asked.removed:
@@ -200,6 +205,8 @@ class Supervisor:
             return
         if self.generation or self.transaction:
             yield events.Say("error", f"reload refused, nothing was changed: {event.reason.strip()}")
+        if self.generation and not self.transaction:
+            yield events.Notify("ready")
         yield from self._conclude(asked, ok=False, reason=event.reason, now=now)
         if not (self.generation or self.transaction):
             yield from self._fail(event.reason, event.exit_code, now)
@@ -270,11 +277,11 @@ class Supervisor:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _stop(self, now: float, *, at_once: bool) -> Iterator[Action]:
+    def _stop(self, now: float, *, at_once: bool, hand_over: bool = False) -> Iterator[Action]:
         if not self.stopping:
             self.stopping = True
             yield events.Say("info", "stopping at once" if at_once else "stopping: connections may finish")
-            yield events.Notify("stopping")
+            yield events.Notify("handing over" if hand_over else "stopping")
             waiting = [current for current in (self.transaction, self._asked) if current]
             self.transaction = self._asked = None
             for current in waiting:

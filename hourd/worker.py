@@ -67,6 +67,8 @@ class Life:
         self._attendance = Attendance(self._servers, self._pool.servers)
         self._unable = False
         """It could not attend the last slot that it was told to, and has said so."""
+        self._left_alone = False
+        """The master is gone. Until another comes, if one does, nobody else sees to what waits."""
         self._errors = 0
         self._cut = 0
         self._pulse = Pulse(min(_BEAT_MOST, self._pool.timeouts.slow / _BEATS), Random())  # noqa: S311, no secret
@@ -189,6 +191,7 @@ class Life:
                 case None:
                     # Mostly the master is gone. It may also have dropped this one worker.
                     _logger.error("the channel to the master ended: draining")
+                    self._left_alone = True
                     return
 
     async def _attend(self, attend: channel.Attend, packet: channel.Packet) -> None:
@@ -212,7 +215,7 @@ class Life:
 
     async def _drain(self) -> None:
         """Let what is open finish, each server within its own grace."""
-        await self._attendance.end()
+        await self._attendance.end(last=self._left_alone)
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         # In one turn, so that nobody acts on the one without the other.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import re
 import select
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,10 +46,14 @@ def pool(name: str = "web", *, server: Mapping[str, Any] = {}, **settings: Any) 
 
 
 class Manager:
-    """The service manager's end of sd_notify(3)."""
+    """The service manager's end of sd_notify(3), which keeps descriptors too."""
 
     def __init__(self, path: str) -> None:
         self._messages: list[str] = []
+        self.everything: list[str] = []
+        """Every message so far, those that were passed over too."""
+        self.kept: dict[str, list[socket.socket]] = {}
+        """What it keeps, by name."""
         self._lock = threading.Lock()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(path)
@@ -58,7 +63,7 @@ class Manager:
 
     def take(self, line: str) -> str:
         """Drop messages up to the first that has the line, and return that; nothing if none has."""
-        self._read()
+        self.read()
         for index, message in enumerate(self._messages):
             if _has(message, line):
                 del self._messages[: index + 1]
@@ -66,25 +71,46 @@ class Manager:
         return ""
 
     def has(self, line: str) -> bool:
-        self._read()
+        self.read()
         return any(_has(message, line) for message in self._messages)
 
     def close(self) -> None:
         self._sock.sendto(b"", self._sock.getsockname())
         self._thread.join()
         self._sock.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing any more."""
+        for sockets in self.kept.values():
+            for sock in sockets:
+                sock.close()
+        self.kept.clear()
 
     def _read_on(self) -> None:
-        while select.select([self._sock], [], [])[0] and self._read():
+        while select.select([self._sock], [], [])[0] and self.read():
             pass
 
-    def _read(self) -> bool:
+    def read(self) -> bool:
         """Read what has come; returns whether more may come: an empty message is the last."""
         with self._lock, contextlib.suppress(BlockingIOError):
-            while data := self._sock.recv(4096, socket.MSG_DONTWAIT):
+            while True:
+                # Not recv_fds(), which forgets its flags.
+                data, ancillary, *_ = self._sock.recvmsg(4096, socket.CMSG_SPACE(253 * 4), socket.MSG_DONTWAIT)
+                if not data:
+                    return False
                 self._messages.append(data.decode())
-            return False
+                self.everything.append(data.decode())
+                self._keep(data.decode().splitlines(), array.array("i", b"".join(each[2] for each in ancillary)))
         return True
+
+    def _keep(self, lines: list[str], fds: Iterable[int]) -> None:
+        name = next((line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")), "stored")
+        if "FDSTORE=1" in lines:
+            self.kept.setdefault(name, []).extend(socket.socket(fileno=fd) for fd in fds)
+        if "FDSTOREREMOVE=1" in lines:
+            for sock in self.kept.pop(name, []):
+                sock.close()
 
 
 def _has(message: str, line: str) -> bool:
@@ -100,11 +126,12 @@ def talk(address: str, data: bytes = b"", *, timeout: float = PATIENCE) -> bytes
 
 
 def connect(address: str, *, timeout: float = PATIENCE) -> socket.socket:
-    """Connect to ``HOST:PORT`` or ``unix:PATH`` as status shows it."""
+    """Connect to ``HOST:PORT``, ``unix:PATH`` or ``unix:@NAME`` as status shows it."""
     if address.startswith("unix:"):
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(timeout)
-        sock.connect(address.removeprefix("unix:"))
+        path = address.removeprefix("unix:")
+        sock.connect(path.replace("@", "\0", 1) if path.startswith("@") else path)
         return sock
     host, _, port = address.rpartition(":")
     return socket.create_connection((host.strip("[]"), int(port)), timeout=timeout)

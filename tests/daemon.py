@@ -60,6 +60,7 @@ class Daemon:
         environment: Mapping[str, str] = {},
         command: Sequence[str] = PROGRAM,
         arguments: Sequence[str] | None = None,
+        fds: Sequence[int] = (),
     ) -> None:
         """Take what is to run; entering the block starts it.
 
@@ -71,6 +72,7 @@ class Daemon:
             environment: variables besides those of the test; an empty one is taken away.
             command: what executes hourd's command line.
             arguments: of the command line; default: ``start -c FILE``.
+            fds: descriptors that it is to have open, under the same numbers.
         """
         self._own_folder = folder is None
         # Not pytest's: its paths are too long for a unix socket, and other users may not enter them.
@@ -82,20 +84,22 @@ class Daemon:
         for name, text in files.items():
             self.write(name, text)
         self._mark = f"HOURD_TEST={secrets.token_hex(8)}"
+        self._notify = self.folder / f"notify-{secrets.token_hex(4)}.sock"
         self._environment = self._make_environment(environment)
         self._command = [*command, *(arguments if arguments is not None else ("start", "-c", str(self.file)))]
         self._log = self.folder / f"stderr-{secrets.token_hex(4)}"
+        self._fds = tuple(fds)
         self._allowed: list[re.Pattern[str]] = []
         self._waited = False
 
     def __enter__(self) -> Self:
-        self._manager = Manager(self._environment["NOTIFY_SOCKET"])
+        self.manager = Manager(str(self._notify))
         self._log.touch()
         self._log.chmod(0o666)  # for a worker of another user that opens /dev/stderr
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                start_new_session=True, pass_fds=self._fds,
             )  # fmt: skip
         return self
 
@@ -145,12 +149,12 @@ class Daemon:
         """
         message = ""
         for line in lines:
-            message = self.until(lambda line=line: self._manager.take(line), f"notification {line}")  # type: ignore[misc]
+            message = self.until(lambda line=line: self.manager.take(line), f"notification {line}")  # type: ignore[misc]
         return message
 
     def heard(self, line: str) -> bool:
         """Tell whether it has told the service manager a line that was not passed over yet."""
-        return self._manager.has(line)
+        return self.manager.has(line)
 
     def ask(self, command: str, *, now: bool = False) -> control.Answer:
         """Ask over the control socket; ``reload`` answers when it is over."""
@@ -265,7 +269,7 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
             self.process.poll()
             time.sleep(_LOOK)
-        self._manager.close()
+        self.manager.close()
         if self._own_folder:
             shutil.rmtree(self.folder)
 
@@ -279,7 +283,7 @@ class Daemon:
         result = {
             **inherited,
             name: value,
-            "NOTIFY_SOCKET": str(self.folder / f"notify-{value[:4]}.sock"),
+            "NOTIFY_SOCKET": str(self._notify),
             "PYTHONWARNINGS": "error",
             # A file that is changed twice in a second would be taken for unchanged.
             "PYTHONDONTWRITEBYTECODE": "1",

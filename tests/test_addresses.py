@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hourd import __version__
 from hourd.addresses import Address, parse
 
 NAME = "is a name; write an IP address, localhost, or leave the host out for every interface"
 PORT = "has no valid port; allowed are 0 to 65535, 0 for any free one"
-HINT = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path or unix:@name"
+HINT = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
 
 
 @pytest.mark.parametrize(
@@ -69,8 +68,10 @@ def test_canonical(text: str, canonical: list[str]) -> None:
         ("unix:/" + "a" * 107, "is too long; a unix socket's path has at most 107 bytes"),
         ("unix:/" + "é" * 54, "is too long; a unix socket's path has at most 107 bytes"),
         ("unix:@" + "a" * 108, "is too long; a unix socket's path has at most 107 bytes"),
-        ("fd:3", f"has the form fd:N, which is not available yet in hourd {__version__}"),
-        ("systemd:web", f"has the form systemd:NAME, which is not available yet in hourd {__version__}"),
+        ("fd:2", "needs the number of an open descriptor, 3 or more: fd:N"),
+        ("fd:x", "needs the number of an open descriptor, 3 or more: fd:N"),
+        ("systemd:", "needs a name: systemd:NAME, as FileDescriptorName= of the socket unit says"),
+        ("systemd:a:b", "needs a name: systemd:NAME, as FileDescriptorName= of the socket unit says"),
     ],
 )
 def test_refused(text: str, why: str) -> None:

@@ -353,12 +353,15 @@ TABLE = [
         server("bind: 8080"),
         (
             "hourd.yaml:7: pools.web.servers.http.bind: '8080' has no port; expected HOST:PORT, "
-            "[IPv6]:PORT, :PORT, unix:/path or unix:@name"
+            "[IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
         ),
     ),
     (
-        server("bind: [':1', 'fd:3']"),
-        "hourd.yaml:7: pools.web.servers.http.bind[1]: 'fd:3' has the form fd:N, which " + LATER,
+        server("bind: [':1', 'fd:1']"),
+        (
+            "hourd.yaml:7: pools.web.servers.http.bind[1]: 'fd:1' needs the number of an open descriptor, 3 or more: "
+            "fd:N"
+        ),
     ),
     (
         server("bind: [':5', '[::0]:5']"),
@@ -770,7 +773,7 @@ pools:
 
 
 class TestSecrets:
-    @pytest.mark.parametrize("text", [SECRET, "infoo", "4 5", "99999999", "http://x:1", "fd:3", "deubg", "x.com:1"])
+    @pytest.mark.parametrize("text", [SECRET, "infoo", "4 5", "99999999", "http://x:1", "fd:x", "deubg", "x.com:1"])
     @pytest.mark.parametrize("form", ['"${file:secret}"', '"${credential:secret}"', '"a${file:secret}"'])
     def test_in_no_mistake(self, text: str, form: str) -> None:
         Path("secret").write_text(text)

@@ -7,8 +7,10 @@ import stat
 import pytest
 
 from hourd import errors, unix
+from hourd.inherited import Inherited
 from hourd.listeners import Listeners
 from hourd.settings import Pool, Server, Settings, UnixSocket
+from hourd.systemd import Manager
 
 
 def settings(backlog: int = 1024, **binds: str) -> Settings:
@@ -22,7 +24,7 @@ def port(listeners: Listeners, wanted: Settings, server: str = "http") -> int:
 
 @pytest.fixture
 def listeners():
-    held = Listeners()
+    held = Listeners(Manager({}), Inherited())
     yield held
     held.close()
 
@@ -68,7 +70,7 @@ def test_a_second_daemon_is_refused_at_every_moment(listeners):
         for slot in range(slots):
             list(listeners.lend(wanted, "web", slot, own=True))
         with pytest.raises(errors.UnavailableError):
-            Listeners().prepare(taken)
+            Listeners(Manager({}), Inherited()).prepare(taken)
 
 
 def test_all_or_nothing(listeners):
@@ -126,7 +128,7 @@ def test_a_unix_socket_is_one_and_goes_with_the_seat(listeners, tmp_path):
     assert first.socket is second.socket
     assert list(listeners.lend(wanted, "web", 1, own=False)) == []
     with pytest.raises(errors.UnavailableError, match="another process listens there"):
-        Listeners().prepare(wanted)
+        Listeners(Manager({}), Inherited()).prepare(wanted)
     assert path.exists()
     listeners.close()
     assert not path.exists()
@@ -217,7 +219,7 @@ def test_an_address_and_one_that_it_is_a_part_of(listeners, family: str, first: 
     with socket.create_connection((narrow.strip("[]"), number)):
         lent["narrow"].accept()[0].close()
     with pytest.raises(errors.UnavailableError):
-        Listeners().prepare(both)
+        Listeners(Manager({}), Inherited()).prepare(both)
 
 
 def test_what_becomes_a_part_of_another_is_lent_with_it(listeners):

@@ -61,6 +61,7 @@ def test_workers_release_their_port_and_finish_what_they_have():
         with connect(address) as sock:
             sock.recv(100)
             kill_master(daemon)
+            daemon.manager.forget()
             patiently(lambda: refused(address), daemon)
             sock.sendall(b"still here")
             assert sock.recv(100) == b"still here"

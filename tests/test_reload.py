@@ -92,7 +92,7 @@ def test_a_wrong_configuration_changes_nothing():
             assert answer.error.strip() in daemon.log
             assert daemon.workers() == workers
             daemon.configure(good)
-        assert not daemon.heard("RELOADING=1")
+            daemon.expect("RELOADING=1", "READY=1")  # systemctl reload waits for both
         assert daemon.reload().ok
 
 

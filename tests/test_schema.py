@@ -136,7 +136,7 @@ BAD = {
     "no bind": "pools: {a: {servers: {b: {kind: stream, app: 'a:b'}}}}",
     "empty bind": server("bind: []"),
     "host name": server("bind: example.com:80"),
-    "address form": server("bind: fd:3"),
+    "address form": server("bind: fd:x"),
     "no host keys": server("grace: 1s", "ssh"),
     "no servers": "pools: {a: {servers: {}}}",
     "range of workers": "pools: {a: {workers: {min: 1}, servers: {b: {kind: 'a:B', bind: ':1'}}}}",

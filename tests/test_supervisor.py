@@ -737,15 +737,15 @@ def test_reload_keeps_a_number_that_has_grown() -> None:
     plan = replace(web(2, slots=3), range=Range(min=1, max=4), slow=1.0)
     supervisor = play(
         *GROWN,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (plan,)), [Notify("reloading"), StartMold(5, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (plan,)), [StartMold(5, "web", 2, True)]),
     )
     assert supervisor.pools["web"].number == 3
     fewer = replace(plan, range=Range(min=1, max=2))
     supervisor = play(
         *GROWN,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (fewer,)), [Notify("reloading"), StartMold(5, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (fewer,)), [StartMold(5, "web", 2, True)]),
     )
     assert supervisor.pools["web"].number == 2
 
@@ -761,8 +761,8 @@ def test_operators_stay_within_the_range() -> None:
 
 LOADING: tuple[Step, ...] = (
     *RUNNING,
-    (10.0, ReloadAsked(), [Configure(2)]),
-    (10.0, Configured(2, (web(2),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+    (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+    (10.0, Configured(2, (web(2),)), [StartMold(4, "web", 2, True)]),
 )
 """A reload to generation 2 in which mold 4 imports."""
 
@@ -797,13 +797,13 @@ def test_reload() -> None:
 def test_reload_that_is_misconfigured() -> None:
     supervisor = play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
         (
             10.0,
             Misconfigured(2, "hourd.yaml:3: pools: missing", 78),
-            [Conclude(2, False, "hourd.yaml:3: pools: missing", 0.0, (2,))],
+            [Notify("ready"), Conclude(2, False, "hourd.yaml:3: pools: missing", 0.0, (2,))],
         ),
-        (11.0, ReloadAsked(), [Configure(3)]),
+        (11.0, ReloadAsked(), [Notify("reloading"), Configure(3)]),
     )
     assert supervisor.state(11.0) == "running"
 
@@ -811,9 +811,9 @@ def test_reload_that_is_misconfigured() -> None:
 def test_configuration_that_nobody_waits_for_is_abandoned() -> None:
     play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
         (10.0, Configured(9, (web(9),)), [Abandon(9)]),
-        (10.0, Configured(2, (web(2),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (10.0, Configured(2, (web(2),)), [StartMold(4, "web", 2, True)]),
     )
 
 
@@ -868,7 +868,7 @@ def test_reload_rolls_back_in_the_middle_of_the_roll() -> None:
 def test_reload_takes_the_place_of_another() -> None:
     play(
         *LOADING,
-        (10.5, ReloadAsked(), [Configure(3)]),
+        (10.5, ReloadAsked(), [Notify("reloading"), Configure(3)]),
         (10.6, ReloadAsked(), []),
         (10.7, Configured(3, (web(3),)), [Abandon(2), Kill(4, "is no longer wanted"), StartMold(5, "web", 3, True)]),
         (10.8, MoldReady(4), []),
@@ -892,7 +892,7 @@ def test_reload_takes_the_place_of_one_that_rolls() -> None:
     play(
         *PROVEN,
         (12.0, Born(6, 4006), []),
-        (12.5, ReloadAsked(), [Configure(3)]),
+        (12.5, ReloadAsked(), [Notify("reloading"), Configure(3)]),
         (
             12.5,
             Configured(3, (web(3),)),
@@ -919,11 +919,11 @@ def test_reload_forgives_crashes() -> None:
         (10.5, Exited(1, 1), [StartMold(5, "web", 1, True)]),
         (10.5, MoldReady(5), []),
         (10.5, Exited(5, 1), []),
-        (10.5, ReloadAsked(), [Configure(2)]),
+        (10.5, ReloadAsked(), [Notify("reloading"), Configure(2)]),
         (
             10.5,
             Configured(2, (web(2),)),
-            [Notify("reloading"), StartMold(6, "web", 1, True), StartMold(7, "web", 2, True)],
+            [StartMold(6, "web", 1, True), StartMold(7, "web", 2, True)],
         ),
         (10.5, MoldReady(6), [Spawn(8, 6, "web", 1, 1)]),
     )
@@ -932,8 +932,8 @@ def test_reload_forgives_crashes() -> None:
 def test_commit_waits_until_each_slot_is_attended() -> None:
     play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (web(2, workers=1),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=1),)), [StartMold(4, "web", 2, True)]),
         (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
         (11.0, Born(5, 4005), []),
         (11.5, Exited(1, -9), [StartMold(6, "web", 1, True)]),
@@ -952,7 +952,7 @@ def test_commit_waits_until_each_slot_is_attended() -> None:
 def test_refused_reload_leaves_the_one_under_way() -> None:
     play(
         *LOADING,
-        (10.5, ReloadAsked(), [Configure(3)]),
+        (10.5, ReloadAsked(), [Notify("reloading"), Configure(3)]),
         (
             10.75,
             Misconfigured(3, "hourd.yaml:3: pools: missing", 78),
@@ -999,8 +999,8 @@ def test_fewer_workers_share_the_slots_evenly() -> None:
         (6.0, Attending(4, 2), [Release(2, 2)]),
         (6.0, Ready(5), [Attend(5, 3)]),
         (6.0, Attending(5, 3), [Release(3, 3)]),
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (web(2, workers=2, slots=4),)), [Notify("reloading"), StartMold(6, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=2, slots=4),)), [StartMold(6, "web", 2, True)]),
         (11.0, MoldReady(6), [Spawn(7, 6, "web", 0, 2)]),
         (11.0, Born(7, 4007), []),
         (12.0, Ready(7), [Attend(7, 0), Attend(7, 2), Attend(7, 3)]),
@@ -1021,8 +1021,8 @@ def test_fewer_workers_share_the_slots_evenly() -> None:
 def test_pool_is_added_and_another_removed() -> None:
     supervisor = play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (console(2),)), [Notify("reloading"), StartMold(4, "console", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (console(2),)), [StartMold(4, "console", 2, True)]),
         (11.0, MoldReady(4), [Spawn(5, 4, "console", 0, 2)]),
         (11.0, Born(5, 4005), []),
         (12.0, Ready(5), [Attend(5, 0)]),
@@ -1050,11 +1050,11 @@ def test_pool_is_added_and_another_removed() -> None:
 def test_pool_of_a_refused_reload_goes() -> None:
     supervisor = play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
         (
             10.0,
             Configured(2, (web(2), console(2))),
-            [Notify("reloading"), StartMold(4, "web", 2, True), StartMold(5, "console", 2, True)],
+            [StartMold(4, "web", 2, True), StartMold(5, "console", 2, True)],
         ),
         (11.0, MoldReady(5), []),
         (11.0, Failed(4, "ImportError: hello", 75), []),
@@ -1122,8 +1122,8 @@ def test_scale_up_and_down() -> None:
 def test_scaling_during_a_reload_changes_the_new_number() -> None:
     play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (web(2, workers=3, slots=3),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=3, slots=3),)), [StartMold(4, "web", 2, True)]),
         (10.5, ScaleAsked("web", 2), []),
         (11.0, MoldReady(4), [Attend(2, 2), Spawn(5, 4, "web", 0, 2)]),
     )
@@ -1155,8 +1155,8 @@ def test_scaling_the_stable_generation_beyond_the_slots() -> None:
     """A reload to one worker is rolled back to what has three by then."""
     supervisor = play(
         *RUNNING,
-        (10.0, ReloadAsked(), [Configure(2)]),
-        (10.0, Configured(2, (web(2, workers=1),)), [Notify("reloading"), StartMold(4, "web", 2, True)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
+        (10.0, Configured(2, (web(2, workers=1),)), [StartMold(4, "web", 2, True)]),
         (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
         (11.0, Exited(4, 0), [StartMold(6, "web", 2, True)]),
         (11.0, Failed(5, "OSError: no database", 75), []),
@@ -1248,7 +1248,7 @@ def test_stop_does_not_wait_beyond_the_grace() -> None:
 def test_stop_in_the_middle_of_a_reload() -> None:
     play(
         *PROVEN,
-        (12.5, ReloadAsked(), [Configure(3)]),
+        (12.5, ReloadAsked(), [Notify("reloading"), Configure(3)]),
         (
             13.0,
             StopAsked(),
@@ -1318,11 +1318,11 @@ def test_interrupt_after_a_stop_is_the_first() -> None:
 def test_nobody_is_recycled_during_a_reload() -> None:
     play(
         *running(recycle=Recycle(requests=50, jitter=0.0)),
-        (10.0, ReloadAsked(), [Configure(2)]),
+        (10.0, ReloadAsked(), [Notify("reloading"), Configure(2)]),
         (
             10.0,
             Configured(2, (replace(web(2), recycle=Recycle(requests=50, jitter=0.0)),)),
-            [Notify("reloading"), StartMold(4, "web", 2, True)],
+            [StartMold(4, "web", 2, True)],
         ),
         (11.0, MoldReady(4), [Spawn(5, 4, "web", 0, 2)]),
         (11.0, Born(5, 4005), []),
