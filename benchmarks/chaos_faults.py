@@ -264,6 +264,7 @@ FAULTS = (
     Fault("scale", _scale, lambda stage: _has_number(stage, next(iter(stage.scene.pools)))),
     Fault("scale-command", _scale_command, lambda stage: chaos_scene.can("scale") and _fixed(stage) != []),
     Fault("reload", chaos_reloads.reload, _always),
+    Fault("upgrade", chaos_reloads.upgrade, _always),
     Fault("slow-import", chaos_reloads.slow_import, _orders),
     Fault("bad-yaml", chaos_reloads.bad_yaml, _always),
     Fault("bad-import", chaos_reloads.bad_import, _orders),

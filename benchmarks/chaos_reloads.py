@@ -22,6 +22,12 @@ def reload(stage: Stage, _chance: Random) -> str:
     return f"reloaded in {answer['seconds']:.2f}s"
 
 
+def upgrade(stage: Stage, _chance: Random) -> str:
+    """Let the program that is installed take the place of the one that runs, which reloads."""
+    answer = _ask_reload(stage, "upgrade")
+    return f"upgraded in place, and reloaded in {answer['seconds']:.2f}s"
+
+
 def slow_import(stage: Stage, chance: Random) -> str:
     """Reload, with an import that takes its time."""
     seconds = chance.uniform(1.0, 4.0)
@@ -139,8 +145,8 @@ def _begin_reload(stage: Stage, chance: Random) -> None:
     stage.daemon.rest(chance.uniform(0.0, 0.7))
 
 
-def _ask_reload(stage: Stage) -> dict[str, Any]:
-    answer = _answer(stage)
+def _ask_reload(stage: Stage, command: str = "reload") -> dict[str, Any]:
+    answer = _answer(stage, command)
     if not answer["ok"]:
         raise GivenUpError(f"a reload was refused: {answer.get('error')}")
     return answer
@@ -153,8 +159,8 @@ def _ask_bad_reload(stage: Stage, what: str) -> str:
     return f"a reload was refused: {what}"
 
 
-def _answer(stage: Stage) -> dict[str, Any]:
+def _answer(stage: Stage, command: str = "reload") -> dict[str, Any]:
     try:
-        return stage.during(lambda: stage.daemon.ask("reload", limit=stage.scene.patience))
+        return stage.during(lambda: stage.daemon.ask(command, limit=stage.scene.patience))
     except EndedError as error:
         raise GivenUpError(str(error)) from None

@@ -19,11 +19,11 @@ import grp
 import logging
 import pwd
 import socket
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from . import accept_queue, addresses, errors, inherited, scoreboard, unix
+from . import accept_queue, addresses, errors, inherited, scoreboard, state, unix
 from .addresses import Address
 from .settings import Server
 
@@ -37,6 +37,9 @@ _LETTING_GO = 1.5
 
 class Holder(Hashable, Protocol):
     """A worker that was lent a socket."""
+
+    @property
+    def id(self) -> int: ...
 
     @property
     def end(self) -> object | None:
@@ -151,6 +154,13 @@ class Bound:
         self.leaving = [each for each in self.leaving or () if not each.has_left()]
         return bool(self.leaving and self.sockets)
 
+    def save(self) -> state.Bound:
+        return state.Bound(
+            address=self.address, key=self.key, sockets=[sock.fileno() for sock in self.sockets], file=self.file,
+            shared=self.shared, inherited=self.inherited, given_up=sorted(self.given_up), resting=sorted(self.resting),
+            lent=[holder.id for holder in self.lent if holder.end], leaving=self.leaving is not None,
+        )  # fmt: skip
+
     def close(self, *, resting: bool = False) -> None:
         """Let go of it, for good; or for the next start, when the service manager has its sockets too."""
         if self.file and not resting:
@@ -190,6 +200,30 @@ def restore(address: Address, kept: list[socket.socket], file: unix.File | None)
     if not bound.shared:
         bound.given_up = set(range(len(kept)))
     return bound
+
+
+def resume(saved: state.Bound, holders: Mapping[int, Holder]) -> Bound:
+    """Go on with what was saved."""
+    bound = Bound(
+        saved.address,
+        [_not_blocking(fd) for fd in saved.sockets],
+        saved.file,
+        saved.key,
+        shared=saved.shared,
+        inherited=saved.inherited,
+        resting=set(saved.resting),
+        given_up=set(saved.given_up),
+        lent={holders[each] for each in saved.lent if each in holders},
+    )
+    if saved.leaving:
+        bound.leaving = [_Leaving(holder) for holder in bound.lent]
+    return bound
+
+
+def _not_blocking(fd: int) -> socket.socket:
+    sock = socket.socket(fileno=fd)
+    sock.setblocking(False)
+    return sock
 
 
 def take(name: str, server: Server, address: Address, *, beside: bool) -> Bound | None:

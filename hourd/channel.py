@@ -147,7 +147,6 @@ class Packet:
 def pair() -> tuple[MasterEnd, socket.socket]:
     """Return the master's end of a new channel, and the child's as a socket to be handed over."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return MasterEnd(ours), theirs
 
@@ -175,6 +174,10 @@ class _End:
 
 class MasterEnd(_End):
     """The master's end: never blocks, takes no descriptors, knows who sent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        sock.setblocking(False)
 
     def receive(self) -> Packet | None:
         """Return the next message, or ``None`` at the end of the channel.

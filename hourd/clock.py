@@ -16,8 +16,8 @@ class Clock:
     loop waits: each reading is to follow the one before soon.
     """
 
-    def __init__(self) -> None:
-        self._forgiven = 0.0
+    def __init__(self, forgiven: float = 0.0) -> None:
+        self.forgiven = forgiven
         self._expected = time.monotonic()
         """When it is to be read again."""
         self._resumed = 0.0
@@ -26,7 +26,7 @@ class Clock:
         self._untold = 0.0
 
     def now(self) -> float:
-        return self._read() - self._forgiven
+        return self._read() - self.forgiven
 
     def at(self, monotonic: float) -> float:
         """Return what this clock showed at a moment of the system's.
@@ -34,8 +34,8 @@ class Clock:
         From before it stood still the last time but one, less is returned.
         """
         if monotonic >= self._resumed:
-            return monotonic - self._forgiven
-        return min(monotonic - self._forgiven_before, self._resumed - self._forgiven)
+            return monotonic - self.forgiven
+        return min(monotonic - self._forgiven_before, self._resumed - self.forgiven)
 
     def will_wait(self, timeout: float) -> None:
         """Note how long the loop is going to wait at most."""
@@ -53,8 +53,8 @@ class Clock:
         late = now - self._expected
         self._expected = now
         if late >= _NOTICED:
-            self._forgiven_before = self._forgiven
-            self._forgiven += late
+            self._forgiven_before = self.forgiven
+            self.forgiven += late
             self._untold += late
             self._resumed = now
         return now

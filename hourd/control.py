@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from . import errors, unix
+from . import errors, state, unix
 
 _MODE = 0o600
 _BACKLOG = 128
@@ -34,7 +34,7 @@ _logger = logging.getLogger("hourd")
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """What an operator asks."""
 
-    command: Literal["status", "reload", "scale", "stop"]
+    command: Literal["status", "reload", "scale", "stop", "upgrade"]
     now: bool = False
     hand_over: bool = False
     pool: str = ""
@@ -48,6 +48,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     error: str = ""
     generation: int = 0
     seconds: float = 0.0
+    version: str = ""
+    """Of the program that answers."""
     status: Any = None
 
 
@@ -58,11 +60,15 @@ _decode_answer = msgspec.json.Decoder(Answer).decode
 class Client:
     """One connection of an operator, in the master."""
 
-    def __init__(self, sock: socket.socket, server: Control) -> None:
+    def __init__(self, sock: socket.socket, server: Control, read: bytes = b"", unsent: bytes = b"") -> None:
         self._sock = sock
         self._server = server
-        self._read = bytearray()
-        self._unsent = bytearray()
+        self._read = bytearray(read)
+        self._unsent = bytearray(unsent)
+
+    def save(self, waits_for: int | None) -> state.Client:
+        fd = self._sock.fileno()
+        return state.Client(socket=fd, read=bytes(self._read), unsent=bytes(self._unsent), waits_for=waits_for)
 
     def answer(self, answer: Answer) -> None:
         """Send as much as can be sent, and the rest when the client reads."""
@@ -120,14 +126,13 @@ class Control:
     """The master's end: a listening socket and its clients, driven by the master's selector."""
 
     def __init__(
-        self, path: str, selector: selectors.BaseSelector, on_request: Callable[[Request, Client], None]
+        self,
+        sock: socket.socket,
+        file: unix.File,
+        selector: selectors.BaseSelector,
+        on_request: Callable[[Request, Client], None],
     ) -> None:
-        """Listen.
-
-        Raises:
-            errors.UnavailableError: another instance runs.
-            OSError: the place cannot be used.
-        """
+        """Take a socket that listens, and its file."""
         self.on_request = on_request
         self._selector = selector
         self._clients: set[Client] = set()
@@ -137,8 +142,20 @@ class Control:
         """Given up for one client, which can say stop, when no other descriptor is left."""
         self.keep_one()
         self._short = False
-        self._sock, self._file = unix.listen(path, mode=_MODE, backlog=_BACKLOG)
+        self._sock, self._file = sock, file
         selector.register(self._sock, selectors.EVENT_READ, self._accept)
+
+    def save(self, waits_for: Callable[[Client], int | None]) -> state.Control:
+        """Return it, for the program that takes our place; what each client waits for, others know."""
+        clients = [client.save(waits_for(client)) for client in self._clients]
+        return state.Control(socket=self._sock.fileno(), file=self._file, clients=clients)
+
+    def restore(self, saved: state.Client) -> Client:
+        """Go on with a client."""
+        sock = socket.socket(fileno=saved.socket)
+        client = self._add(sock, saved.read, saved.unsent)
+        self.watch(client, sock, write=bool(saved.unsent))
+        return client
 
     def close(self) -> None:
         for client in tuple(self._clients):
@@ -187,10 +204,14 @@ class Control:
         if uid not in (0, os.geteuid()) or len(self._clients) >= _CLIENTS:
             sock.close()
             return
+        self._add(sock)
+
+    def _add(self, sock: socket.socket, read: bytes = b"", unsent: bytes = b"") -> Client:
         sock.setblocking(False)
-        client = Client(sock, self)
+        client = Client(sock, self, read, unsent)
         self._clients.add(client)
         self._selector.register(sock, selectors.EVENT_READ, client.on_event)
+        return client
 
     def _turn_away(self, error: OSError) -> None:
         """Refuse a client for want of a descriptor: left in the queue, it would wake the master for ever."""
@@ -207,6 +228,16 @@ class Control:
         if not self._short:
             _logger.warning("no descriptor is left for the control socket: its clients are turned away")
         self._short = True
+
+
+def listen(path: str) -> tuple[socket.socket, unix.File]:
+    """Return a socket for operators, and its file.
+
+    Raises:
+        errors.UnavailableError: another instance runs.
+        OSError: the place cannot be used.
+    """
+    return unix.listen(path, mode=_MODE, backlog=_BACKLOG)
 
 
 def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
@@ -232,6 +263,8 @@ def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
             raise errors.RefusedError(f"no hourd runs with control socket {path}") from None
         except PermissionError:
             raise errors.NoPermissionError(f"only root and hourd's user may use the control socket {path}") from None
+        except (BrokenPipeError, ConnectionResetError):
+            line = b""  # it has closed before it read the request
         except TimeoutError:
             raise errors.RefusedError(f"hourd at {path} did not answer within {timeout:g}s") from None
         except OSError as error:
@@ -245,7 +278,10 @@ def ask(path: str, request: Request, timeout: float | None = None) -> Answer:
 
 
 def watch(path: str) -> int:
-    """Return a pidfd of the daemon that listens at a path, as this process's PID namespace knows it.
+    """Return a descriptor that becomes readable when the daemon that listens at a path ends: its pidfd.
+
+    In a PID namespace that does not see the daemon, its pid is 0 (pid_namespaces(7)). Then it is a connection, which
+    the daemon closes once its workers have ended, a moment before it ends itself.
 
     Raises:
         errors.HourdError: no daemon is there, or it cannot be watched.
@@ -254,6 +290,6 @@ def watch(path: str) -> int:
         try:
             sock.connect(path)
             pid, _, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-            return os.pidfd_open(pid)
+            return os.pidfd_open(pid) if pid else sock.detach()
         except OSError as error:
             raise errors.from_os(error, f"watch the daemon at {path}") from None

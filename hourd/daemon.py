@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from setproctitle import setproctitle
 
-from . import config, errors, inherited, log, privileges
-from .locks import HeldError, Lock
+from . import config, errors, inherited, log, pid_file, privileges, upgrade
 from .master import Master
 from .settings import Settings
 from .systemd import Manager
@@ -30,19 +31,32 @@ def run(read: Callable[[], Settings]) -> int:
     """
     if sys.platform != "linux":
         raise errors.UnavailableError(f"hourd needs Linux 5.4 or later, this is {sys.platform}")
-    handed = inherited.collect(os.environ)
-    settings = read()
+    before = upgrade.receive(os.environ)
+    if before and upgrade.is_trial(os.environ):
+        read()
+        upgrade.say_yes()
+        return errors.EXIT_STOPPED
+    handed = inherited.resume(before.handed) if before else inherited.collect(os.environ)
+    settings = before.settings[before.committed] if before else read()
     log.set_up(settings.log)
+    # Also for the watchdog's SIGABRT: where it stood still is in the log then.
+    faulthandler.enable()
     setproctitle(f"hourd: master [{settings.name}]")
     privileges.become_subreaper()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.closing(handed))
         manager = stack.enter_context(contextlib.closing(Manager(os.environ)))
-        master = Master(settings, lambda: _same_daemon(settings, read()), manager=manager, handed=handed)
+        master = Master(settings, lambda: _same_daemon(settings, read()), manager=manager, handed=handed, before=before)
         stack.enter_context(contextlib.closing(master))
-        _open_control(master, settings)
+        if not before:
+            _open_control(master, settings)
         if settings.pid_file:
-            stack.enter_context(_pid_file(settings.pid_file))
+            lock = before.lock if before else None
+            held = pid_file.hold(settings.pid_file) if lock is None else pid_file.resume(settings.pid_file, lock)
+            stack.enter_context(contextlib.closing(held))
+            master.parts.lock = held.lock.fd
+        # Before us, some may have been blocked: what came while this program took another's place is heard now.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
         return master.run()
 
 
@@ -73,35 +87,3 @@ def _open_control(master: Master, settings: Settings) -> None:
             path,
             error.strerror or error,
         )
-
-
-@contextlib.contextmanager
-def _pid_file(path: str) -> Iterator[None]:
-    """Hold the process id's file, which is written whole or not at all."""
-    draft = f"{path}.new"
-    try:
-        lock = Lock(f"{path}.lock")
-    except HeldError:
-        raise errors.UnavailableError(f"another instance runs: it holds pid_file {path}") from None
-    except OSError as error:
-        raise errors.from_os(error, f"write pid_file {path}") from None
-    try:
-        _write(draft, f"{os.getpid()}\n")
-        os.rename(draft, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        lock.release()
-        raise errors.from_os(error, f"write pid_file {path}") from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # its folder may be gone
-            os.unlink(path)
-        lock.release()
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(text)

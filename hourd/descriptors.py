@@ -9,7 +9,7 @@ import resource
 
 RESERVE = 16
 """Kept for operators, and for a reload: a mold and a worker at a time."""
-PER_WORKER = 2
+PER_WORKER = 3
 """The master's end of a worker's channel, and its scoreboard."""
 ADVICE = "raise LimitNOFILE= of the service, or ulimit -n"
 

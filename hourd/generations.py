@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from . import descriptors, errors, events, log
+from . import descriptors, errors, events, log, state
 from .listeners import Listeners
 from .planning import plan
 from .settings import Range, Settings
@@ -30,8 +30,14 @@ class Generations:
         self.all: Mapping[int, Settings] = {}
         self._read_again = read_again
         self._listeners = listeners
-        self._obsolete: set[int] = set()
+        self.obsolete: set[int] = set()
         """Generations that are neither committed nor tried any more."""
+
+    def restore(self, saved: state.State) -> None:
+        """Go on with the configurations of the program whose place we have taken."""
+        self.all = saved.settings
+        self.committed = saved.settings[saved.committed]
+        self.obsolete = set(saved.obsolete)
 
     def __getitem__(self, generation: int) -> Settings:
         return self.all[generation]
@@ -89,7 +95,7 @@ class Generations:
     def commit(self, generation: int) -> None:
         """Settle on a configuration."""
         settings = self.all[generation]
-        self._obsolete = set(self.all) - {generation}
+        self.obsolete = set(self.all) - {generation}
         self._listeners.grant(settings)
         self._listeners.settle()
         if settings.log != self.committed.log:
@@ -98,8 +104,8 @@ class Generations:
 
     def abandon(self, generation: int) -> None:
         """Let a configuration go that was tried; what it would have given up is wanted after all."""
-        self._obsolete.add(generation)
-        if wanted := set(self.all) - self._obsolete:
+        self.obsolete.add(generation)
+        if wanted := set(self.all) - self.obsolete:
             self._listeners.reopen(self.all[max(wanted)])
 
     def forget(self, in_use: Callable[[], set[int]]) -> None:
@@ -108,9 +114,9 @@ class Generations:
         Args:
             in_use: returns the generations that workers which serve are of.
         """
-        gone = self._obsolete - in_use() if self._obsolete else set()
+        gone = self.obsolete - in_use() if self.obsolete else set()
         if gone:
-            self._obsolete -= gone
+            self.obsolete -= gone
             self.all = {number: settings for number, settings in self.all.items() if number not in gone}
             self._listeners.keep(*self.all.values())
         self._listeners.let_go()

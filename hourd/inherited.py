@@ -47,6 +47,11 @@ class Inherited:
             if name:
                 self._named.setdefault(name, []).append(sock)
 
+    def save(self) -> list[tuple[int, str]]:
+        """Return what there is, for the program that takes our place; what was kept is bound or gone by then."""
+        names = {id(sock): name for name, sockets in self._named.items() for sock in sockets}
+        return [(fd, names.get(id(sock), "")) for fd, sock in self._numbered.items()]
+
     def find(self, address: Address) -> list[socket.socket]:
         """Return what ``systemd:NAME`` or ``fd:N`` stands for, as sockets of the caller's own.
 
@@ -101,6 +106,12 @@ class Inherited:
         self.let_go()
         for sock in self._numbered.values():
             sock.close()
+
+
+def resume(saved: Iterable[tuple[int, str]]) -> Inherited:
+    """Go on with what was saved: under the same numbers, as their users know them."""
+    there = dict(saved)
+    return Inherited(((fd, socket.socket(fileno=fd)) for fd in there), there)
 
 
 def collect(environ: MutableMapping[str, str]) -> Inherited:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from . import accept_queue, addresses, binding, descriptors, errors, inherited
+from . import accept_queue, addresses, binding, descriptors, errors, inherited, state
 from .addresses import Address
 from .binding import Bound, Holder
 from .inherited import Inherited
@@ -129,6 +129,31 @@ class Listeners:
         if bound.resting:
             self._manager.forget(inherited.name_for(bound.address, bound.file))
         bound.close()
+
+    def save(self, generations: Mapping[int, Settings]) -> tuple[list[state.Bound], list[state.Place]]:
+        """Return everything, for the program that takes our place."""
+        saved = [
+            state.Place(
+                generation=generation, pool=place.pool, server=place.name, bound=self._bound.index(place.bound),
+                configured=place.configured,
+            )
+            for generation, settings in generations.items()
+            for place in self._open(settings)
+        ]  # fmt: skip
+        return [bound.save() for bound in self._bound], saved
+
+    def restore(self, saved: state.State, holders: Mapping[int, Holder]) -> None:
+        """Go on with what the program had whose place we have taken."""
+        self._bound = [binding.resume(bound, holders) for bound in saved.bound]
+        for generation, settings in saved.settings.items():
+            found = [
+                Place(place.pool, place.server, settings.pools[place.pool].servers[place.server],
+                      self._bound[place.bound], place.configured)
+                for place in saved.places if place.generation == generation
+            ]  # fmt: skip
+            self._places.append((settings, found))
+            for bound in {place.bound for place in found if not place.bound.shared}:
+                self._reserved[id(settings), bound] = settings, len(bound.sockets)
 
     def of(self, settings: Settings, pool: str | None = None) -> list[Place]:
         """Return what a configuration has, or a pool of it; what has been closed meanwhile stays among it."""

@@ -14,14 +14,22 @@ class HeldError(Exception):
 class Lock:
     """A lock file of this user's own: who may not read it cannot hold it either."""
 
-    def __init__(self, path: str, mode: int = 0o600) -> None:
+    def __init__(self, path: str, mode: int = 0o600, *, held: int | None = None) -> None:
         """Create the file where it is missing, and lock it.
+
+        Args:
+            path: of the file.
+            mode: its permission bits.
+            held: the descriptor by which this process holds it already.
 
         Raises:
             HeldError: another process holds it.
             OSError: the system refused.
         """
         self.path = path
+        if held is not None:
+            self.fd = held
+            return
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         self.fd = os.open(path, flags, mode)
         try:

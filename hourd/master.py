@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import selectors
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from random import Random
 
-from . import channel, control, descriptors, events, lending, memory
+from . import channel, control, descriptors, events, handover, lending, memory, state
 from .clock import Clock
 from .events import Event
 from .generations import Generations
 from .inherited import Inherited
 from .listeners import Listeners
+from .parts import Parts
 from .performing import Performer
 from .processes import Child, Processes
 from .reporter import Reporter
@@ -30,6 +32,7 @@ from .status import report
 from .supervisor import Supervisor
 from .systemd import Manager
 from .understanding import understand
+from .upgrade import Upgrade
 
 _LONGEST_WAIT = 3600.0
 _EVERYTHING = 1_000_000
@@ -42,7 +45,13 @@ class Master:
     """A running daemon."""
 
     def __init__(
-        self, settings: Settings, read_again: Callable[[], Settings], *, manager: Manager, handed: Inherited
+        self,
+        settings: Settings,
+        read_again: Callable[[], Settings],
+        *,
+        manager: Manager,
+        handed: Inherited,
+        before: state.State | None = None,
     ) -> None:
         """Take a configuration.
 
@@ -51,6 +60,7 @@ class Master:
             read_again: returns the configuration as it is now, for a reload; raises ``HourdError``.
             manager: the service manager.
             handed: the sockets that were open when this process began.
+            before: what the program had whose place this one takes.
         """
         self._manager = manager
         self._supervisor = Supervisor(Random())  # noqa: S311, jitter is no secret
@@ -60,25 +70,31 @@ class Master:
         self._listeners = Listeners(manager, handed)
         self._generations = Generations(settings, read_again, self._listeners)
         self._processes = Processes(self._watch, self._selector_forget)
-        self._control: control.Control | None = None
         self._events: deque[Event] = deque()
         self._hearing = False
         self._exit_code: int | None = None
-        self._started = time.time()
-        self._clock = Clock()
+        self._clock = Clock(before.forgiven if before else 0.0)
         self._sampler = Sampler(self._processes, self._listeners, self._clock)
         self._oom_kills = memory.OomKills()
-        self._reporter = Reporter(manager, self._supervisor, self._hear, self._report, self._make_room)
-        self._performer = Performer(
-            self._supervisor,
-            self._processes,
-            self._listeners,
-            self._generations,
-            self._reporter,
-            hear=self._hear,
-            lose=self._lose,
-            descriptors=descriptors.raise_limit(),
+        self._upgrade = Upgrade(self._selector, lambda: handover.save(self.parts), self._refuse_upgrade)
+        self._reporter = Reporter(
+            manager, self._supervisor, self._hear, self._report, self._make_room, self._begin_upgrade
         )
+        self.parts = Parts(
+            started=before.started if before else time.time(),
+            clock=self._clock,
+            # Molds and workers get as many as this process began with.
+            descriptors=before.descriptors if before else descriptors.raise_limit(),
+            handed=handed,
+            supervisor=self._supervisor,
+            processes=self._processes,
+            generations=self._generations,
+            listeners=self._listeners,
+            reporter=self._reporter,
+        )
+        self._performer = Performer(self.parts, hear=self._hear, lose=self._lose)
+        if before:
+            self._go_on_from(before)
 
     def listen(self, path: str) -> None:
         """Open the control socket.
@@ -87,10 +103,18 @@ class Master:
             errors.UnavailableError: another instance runs.
             OSError: the place cannot be used.
         """
-        self._control = control.Control(path, self._selector, self._reporter.on_request)
+        self.parts.control = control.Control(*control.listen(path), self._selector, self._reporter.on_request)
+
+    def _go_on_from(self, before: state.State) -> None:
+        handover.restore(self.parts, before)
+        if saved := before.control:
+            sock = socket.socket(fileno=saved.socket)
+            self.parts.control = control.Control(sock, saved.file, self._selector, self._reporter.on_request)
+            handover.restore_clients(self.parts, saved)
 
     def run(self) -> int:
         """Supervise until everything has ended; returns the exit code."""
+        self._reap()
         self._hear(events.ReloadAsked())
         while self._exit_code is None:
             deadline = self._supervisor.deadline()
@@ -100,14 +124,17 @@ class Master:
                 self._hear(self._sampler.look(self._generations.all))
                 self._hear(events.Elapsed())
             self._manager.completed(time.monotonic(), changing=self._supervisor.changing)
+            self._go_on_with_upgrade()
         return self._exit_code
 
     def _wait(self, deadline: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait for something to happen, until the deadline at most."""
         # epoll takes at most some 24 days; to wake once an hour costs nothing.
         timeout = min(_LONGEST_WAIT, self._manager.patience(time.monotonic(), changing=self._supervisor.changing))
+        now = self._clock.now()
+        timeout = min(timeout, self._upgrade.patience(now))
         if deadline is not None:
-            timeout = min(timeout, deadline - self._clock.now())
+            timeout = min(timeout, deadline - now)
         timeout = max(0.0, timeout)
         self._clock.will_wait(timeout)
         happened = self._selector.select(timeout)
@@ -117,8 +144,8 @@ class Master:
 
     def close(self) -> None:
         """Let go of everything that is not a process."""
-        if self._control:
-            self._control.close()
+        if self.parts.control:
+            self.parts.control.close()
         self._listeners.close()
         self._selector.close()
         self._signals.close()
@@ -158,7 +185,8 @@ class Master:
                     for child in self._processes.all():
                         self._performer.tell(child.id, channel.Reopen())
                 case signal.SIGUSR2:
-                    _logger.warning("SIGUSR2: upgrading in place is not available yet")
+                    _logger.info("SIGUSR2 received")
+                    self._begin_upgrade()
                 case _:
                     _logger.info("%s received", number.name)
                     event = SIGNALS[number]
@@ -229,11 +257,30 @@ class Master:
             self._processes,
             self._listeners,
             self._generations.committed,
-            started=self._started,
+            started=self.parts.started,
             last_reload=self._reporter.last_reload,
             now=self._clock.now(),
             monotonic=time.monotonic(),
         )
+
+    # --- another program in our place -------------------------------------------------------------
+
+    def _begin_upgrade(self) -> None:
+        if self._supervisor.stopping:
+            _logger.warning("hourd is stopping: it is not upgraded")
+        else:
+            self._upgrade.begin(self._clock.now())
+
+    def _refuse_upgrade(self, why: str) -> None:
+        self._reporter.refuse_upgrade(why)
+        self._reporter.announce(self._clock.now())
+
+    def _go_on_with_upgrade(self) -> None:
+        self._upgrade.check(self._clock.now())
+        if self._supervisor.stopping:
+            self._upgrade.abandon("hourd was stopped meanwhile")
+        elif self._upgrade.passed and not self._supervisor.changing:
+            self._upgrade.execute()
 
     # --- the selector -----------------------------------------------------------------------------
 

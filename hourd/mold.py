@@ -205,7 +205,7 @@ def _begin(end: channel.ChildEnd) -> Mold | None:
         return None
     mine = orders.read(packet.fds[0])
     if mine.protocol != channel.PROTOCOL:
-        raise errors.BootError("the installed hourd is not the one that runs: restart it")
+        raise errors.BootError("the installed hourd is not the one that runs: hourd upgrade, or restart it")
     board_fd = packet.fds[1]
     if mine.descriptors is not None:
         descriptors.set_limit(mine.descriptors)

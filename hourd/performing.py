@@ -7,11 +7,8 @@ import time
 from collections.abc import Callable
 
 from . import channel, errors, events, lending, orders, postmortem
-from .generations import Generations
-from .listeners import Listeners
-from .processes import Child, Processes
-from .reporter import Reporter
-from .supervisor import Supervisor
+from .parts import Parts
+from .processes import Child
 
 _logger = logging.getLogger("hourd")
 
@@ -19,38 +16,22 @@ _logger = logging.getLogger("hourd")
 class Performer:
     """Performs actions. What comes of them is an event again."""
 
-    def __init__(
-        self,
-        supervisor: Supervisor,
-        processes: Processes,
-        listeners: Listeners,
-        generations: Generations,
-        reporter: Reporter,
-        *,
-        hear: Callable[[events.Event], None],
-        lose: Callable[[Child], None],
-        descriptors: int | None,
-    ) -> None:
+    def __init__(self, parts: Parts, *, hear: Callable[[events.Event], None], lose: Callable[[Child], None]) -> None:
         """Take what is acted on.
 
         Args:
-            supervisor: who wishes.
-            processes: molds and workers.
-            listeners: the addresses.
-            generations: the configurations.
-            reporter: who tells others.
+            parts: of the master.
             hear: takes an event.
             lose: gives up a child's channel.
-            descriptors: how many molds and workers may have.
         """
-        self._supervisor = supervisor
-        self._processes = processes
-        self._listeners = listeners
-        self._generations = generations
-        self._reporter = reporter
+        self._supervisor = parts.supervisor
+        self._processes = parts.processes
+        self._listeners = parts.listeners
+        self._generations = parts.generations
+        self._reporter = parts.reporter
+        self._descriptors = parts.descriptors
         self._hear = hear
         self._lose = lose
-        self._descriptors = descriptors
         self._unbound: set[tuple[str, int]] = set()
         """Pools and slots that could not be bound, of which was told."""
 

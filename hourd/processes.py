@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from . import channel, errors, orders, priority, scoreboard, stacks
+from . import channel, errors, orders, priority, scoreboard, stacks, state
 
 _logger = logging.getLogger("hourd")
 _PROGRAM = "from hourd.mold import main; main()"
@@ -85,6 +85,32 @@ class Processes:
         self._by_pid: dict[int, Child] = {}
         self._watch = watch
         self._unwatch = unwatch
+
+    def save(self) -> list[state.Child]:
+        """Return all children, for the program that takes our place."""
+        return [
+            state.Child(
+                id=child.id, is_mold=child.is_mold, pool=child.pool, slot=child.slot, generation=child.generation,
+                pid=child.pid, since=child.since, dumped=child.dumped, killed=child.killed,
+                channel=child.end.fileno() if child.end else None, board=child.board.fd if child.board else None,
+            )
+            for child in self.all()
+        ]  # fmt: skip
+
+    def restore(self, saved: state.Child) -> None:
+        """Go on with a child of the program whose place we have taken."""
+        child = Child(
+            saved.id, None, is_mold=saved.is_mold, pool=saved.pool, slot=saved.slot, generation=saved.generation,
+            pid=saved.pid, since=saved.since, dumped=saved.dumped, killed=saved.killed,
+        )  # fmt: skip
+        if saved.board is not None:
+            child.board = scoreboard.Board(saved.board, writable=False)
+        self._children[child.id] = child
+        if child.pid is not None:
+            self._by_pid[child.pid] = child
+        if saved.channel is not None:
+            child.end = channel.MasterEnd(socket.socket(fileno=saved.channel))
+            self._watch(child)
 
     def get(self, number: int) -> Child | None:
         return self._children.get(number)

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import control, events
+from . import __version__, control, events
 from .pool import Pool
-from .status import LastReload
+from .state import LastReload
 from .supervisor import Supervisor
 from .systemd import Manager
 
@@ -26,6 +26,7 @@ class Reporter:
         hear: Callable[[events.Event], None],
         report: Callable[[], dict[str, Any]],
         make_room: Callable[[str, int, int], str],
+        upgrade: Callable[[], None],
     ) -> None:
         """Take what is reported on.
 
@@ -35,6 +36,7 @@ class Reporter:
             hear: takes what operators want.
             report: returns the status.
             make_room: binds so many slots of a pool, for so many workers more; returns why that cannot be.
+            upgrade: begins an upgrade in place.
         """
         self.last_reload: LastReload | None = None
         self._manager = manager
@@ -42,7 +44,11 @@ class Reporter:
         self._hear = hear
         self._report = report
         self._make_room = make_room
+        self._upgrade = upgrade
         self._waiting: list[tuple[int, control.Client]] = []
+        self._upgrading: list[control.Client] = []
+        """Who waits for another program, and its first reload."""
+        self._upgrade_refused = ""
         self._announced = ""
 
     def on_request(self, request: control.Request, client: control.Client) -> None:
@@ -63,12 +69,34 @@ class Reporter:
                 _logger.info("stop asked%s", how)
                 client.answer(control.Answer(ok=True))
                 self._hear(events.StopAsked(request.now, request.hand_over))
-            case "reload" if self._supervisor.stopping:
+            case "reload" | "upgrade" if self._supervisor.stopping:
                 client.answer(control.Answer(ok=False, error="hourd is stopping"))
             case "reload":
                 _logger.info("reload asked")
-                self._waiting.append((self._supervisor.attempts + 1, client))
+                self.wait(self._supervisor.attempts + 1, client)
                 self._hear(events.ReloadAsked())
+            case "upgrade":
+                _logger.info("upgrade asked")
+                self._upgrading.append(client)
+                self._upgrade()
+
+    def wait(self, generation: int, client: control.Client) -> None:
+        """Let a client wait for the result of a generation."""
+        self._waiting.append((generation, client))
+
+    def waits_for(self, client: control.Client) -> int | None:
+        """Return the generation that a client waits for. A new program reloads first of all."""
+        if client in self._upgrading:
+            return self._supervisor.attempts + 1
+        return next((generation for generation, other in self._waiting if other is client), None)
+
+    def refuse_upgrade(self, why: str) -> None:
+        """Tell all who wait that this program goes on, and why."""
+        _logger.error("upgrade refused, hourd %s goes on: %s", __version__, why)
+        self._upgrade_refused = why.strip().splitlines()[-1]
+        for client in self._upgrading:
+            client.answer(control.Answer(ok=False, error=why))
+        self._upgrading.clear()
 
     def _refuse_scale(self, request: control.Request) -> str:
         """Return why a pool cannot have a number of workers, or nothing."""
@@ -96,10 +124,13 @@ class Reporter:
     def conclude(self, result: events.Conclude) -> None:
         """Tell all who wait how a reload ended."""
         if result.generation > 1:
-            self.last_reload = LastReload(result, time.time())
+            self.last_reload = LastReload(
+                ok=result.ok, generation=result.generation, reason=result.reason, seconds=result.seconds, at=time.time()
+            )
         answer = control.Answer(
-            ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3)
-        )
+            ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3),
+            version=__version__,
+        )  # fmt: skip
         for client in [client for generation, client in self._waiting if generation in result.answers]:
             client.answer(answer)
         self._waiting = [entry for entry in self._waiting if entry[0] not in result.answers]
@@ -123,6 +154,8 @@ class Reporter:
             text += f"; {', '.join(degraded)} degraded"
         if self.last_reload and not self.last_reload.ok:
             text += f"; reload refused: {self.last_reload.reason.strip().splitlines()[-1]}"
+        if self._upgrade_refused:
+            text += f"; upgrade refused: {self._upgrade_refused}"
         if text != self._announced:
             self._announced = text
             self._manager.tell(f"STATUS={text}")

@@ -49,14 +49,17 @@ def create() -> int:
 
 
 class Board:
-    """The memory, mapped; takes the descriptor and closes it."""
+    """The memory, mapped; takes the descriptor."""
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
+        self.fd = fd
+        """Whoever takes this process's place maps it again."""
         try:
-            self._memory = mmap.mmap(fd, _SIZE, mmap.MAP_SHARED, protection)  # with a descriptor of its own
-        finally:
+            self._memory = mmap.mmap(fd, _SIZE, mmap.MAP_SHARED, protection)  # which has a descriptor of its own
+        except OSError:
             os.close(fd)
+            raise
 
     def write(self, record: Record) -> None:
         _LAYOUT.pack_into(self._memory, 0, *record)
@@ -73,6 +76,7 @@ class Board:
 
     def close(self) -> None:
         self._memory.close()
+        os.close(self.fd)
 
 
 def _sane(value: float) -> float:

@@ -8,11 +8,11 @@ from typing import Any
 
 from . import __version__, memory
 from .children import Worker
-from .events import Conclude
 from .listeners import Listeners
 from .pool import Pool
 from .processes import Processes
 from .settings import Settings
+from .state import LastReload
 from .supervisor import Supervisor
 
 _STATES = {
@@ -22,26 +22,6 @@ _STATES = {
     "draining": "draining",
     "dying": "draining",
 }
-
-
-class LastReload:
-    """How the last reload ended."""
-
-    def __init__(self, result: Conclude, at: float) -> None:
-        self.ok = result.ok
-        self.generation = result.generation
-        self.reason = result.reason
-        self.seconds = result.seconds
-        self.at = at
-
-    def show(self) -> dict[str, Any]:
-        return {
-            "ok": self.ok,
-            "generation": self.generation,
-            "reason": self.reason,
-            "seconds": round(self.seconds, 3),
-            "at": _timestamp(self.at),
-        }
 
 
 def report(
@@ -74,7 +54,7 @@ def report(
         "state": supervisor.state(now),
         "generation": supervisor.generation,
         "started_at": _timestamp(started),
-        "last_reload": last_reload.show() if last_reload else None,
+        "last_reload": _last(last_reload) if last_reload else None,
         "pools": {
             name: {
                 "state": supervisor.pool_state(pool, now),
@@ -87,6 +67,16 @@ def report(
             }
             for name, pool in supervisor.pools.items()
         },
+    }
+
+
+def _last(reload: LastReload) -> dict[str, Any]:
+    return {
+        "ok": reload.ok,
+        "generation": reload.generation,
+        "reason": reload.reason,
+        "seconds": round(reload.seconds, 3),
+        "at": _timestamp(reload.at),
     }
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from . import errors, events, health
+from . import errors, events, health, state
 from .children import Mold, Worker
 from .events import Action, Event
 from .pool import Pool
@@ -69,6 +69,11 @@ class Supervisor:
         self._ids = itertools.count(1)
         self._random = random
         self._interrupted = False
+
+    def resume(self, saved: state.State, pools: dict[str, Pool]) -> None:
+        """Go on from where the program was whose place we have taken."""
+        self.generation, self.attempts, self.pools = saved.generation, saved.attempts, pools
+        self._ids = itertools.count(saved.next_id)
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Note a fact and return what is to be done about it, in this order."""
