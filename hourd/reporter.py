@@ -13,6 +13,7 @@ from .state import LastReload
 from .supervisor import Supervisor
 from .systemd import Manager
 
+_STATUS_MOST = 800
 _logger = logging.getLogger("hourd")
 
 
@@ -156,6 +157,8 @@ class Reporter:
             text += f"; reload refused: {self.last_reload.reason.strip().splitlines()[-1]}"
         if self._upgrade_refused:
             text += f"; upgrade refused: {self._upgrade_refused}"
+        # One line, of which the manager takes some 4,000 bytes (NOTIFY_BUFFER_MAX).
+        text = "".join(each if each.isprintable() else " " for each in text[:_STATUS_MOST])
         if text != self._announced:
             self._announced = text
             self._manager.tell(f"STATUS={text}")

@@ -22,6 +22,8 @@ _EXTENDED_EVERY = 10.0
 """Seconds after which it is told again, as long as that goes on."""
 _AGAIN = 0.1
 """Seconds until it is asked again whether it has room."""
+_REPLACED = ("STATUS=", "WATCHDOG=", "EXTEND_TIMEOUT_USEC=")
+"""What a later one makes superfluous."""
 _FDS = 200
 """Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
 _logger = logging.getLogger("hourd")
@@ -51,6 +53,10 @@ class Manager:
 
     def tell(self, *lines: str) -> None:
         """Tell assignments such as ``READY=1``."""
+        if self._full and lines[0].startswith(_REPLACED):
+            # It does not read: what is not true any more is not to pile up.
+            first = lines[0].partition("=")[0]
+            self._outbox = deque(each for each in self._outbox if each.lines[0].partition("=")[0] != first)
         self._send_later(_Message(lines))
 
     def reloading(self) -> None:

@@ -80,6 +80,12 @@ class Manager:
         self._sock.close()
         self.forget()
 
+    @contextlib.contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Read nothing for a while."""
+        with self._lock:
+            yield
+
     def forget(self) -> None:
         """Keep nothing any more."""
         for sockets in self.kept.values():

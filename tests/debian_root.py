@@ -38,7 +38,6 @@ TREE = Path(__file__).parents[1]
 _PACKAGES = "systemd,systemd-sysv,dbus,libpam-systemd,python3,python3-venv"
 _TOOLS = ("debhelper", "lintian", "logrotate", "rsyslog")
 _SOURCES = ("LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "contrib", "etc", "hourd")
-_MIRROR = "http://deb.debian.org/debian"
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux_2_5", "manylinux1")
 """What runs on both releases."""
 _APT = ("apt-get", "-q", "-y", "--no-install-recommends", "-o", "Acquire::Check-Valid-Until=false")
@@ -62,6 +61,8 @@ def missing() -> str:
     lacking = [name for name in ("debootstrap", "unshare", "mount", "chroot") if not shutil.which(name)]
     if lacking:
         return f"there is no {', no '.join(lacking)}"
+    if not mirror():
+        return "apt knows no mirror of Debian here"
     try:
         with urllib.request.urlopen(f"{mirror()}/dists/trixie/InRelease", timeout=10) as answer:
             answer.read(1)
@@ -76,12 +77,12 @@ def missing() -> str:
 
 @functools.cache
 def mirror() -> str:
-    """Return the mirror that this machine uses, or Debian's own."""
+    """Return the mirror of Debian that this machine uses, or an empty text."""
     with contextlib.suppress(OSError):
         command = ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian")
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-        return found[0].rstrip("/") if found else _MIRROR
-    return _MIRROR
+        return found[0].rstrip("/") if found else ""
+    return ""
 
 
 def base_root(release: str) -> Path:

@@ -170,6 +170,29 @@ def test_the_watchdog_is_fed_by_the_process_that_it_watches_only():
         assert not [message for message in daemon.manager.everything if "WATCHDOG" in message]
 
 
+def test_a_manager_that_does_not_read_is_told_the_latest():
+    """Its queue holds a few messages; what has changed since is told once it reads again."""
+    with Daemon(pool(), {"app.py": ECHO}, environment={"WATCHDOG_USEC": "100000"}) as daemon:
+        daemon.expect("READY=1")
+        with daemon.manager.deaf():
+            before = len(daemon.manager.everything)
+            for _ in range(10):
+                assert daemon.reload().ok
+        daemon.expect("STATUS=running: 2 workers serve, generation 11")
+        heard = daemon.manager.everything[before:]
+        assert sum(message.startswith("RELOADING=1") for message in heard) == 10
+        assert len(heard) < 100
+
+
+def test_a_status_is_one_line_of_bounded_length():
+    with Daemon(pool(), {"app.py": ECHO}) as daemon:
+        daemon.allow("refused")
+        daemon.expect("READY=1")
+        daemon.write("app.py", "raise ValueError('\\t' + 'x' * 5000)")
+        assert not daemon.reload().ok
+        assert 700 < len(daemon.expect("STATUS=running: 2 workers serve, generation 1; reload refused: Value")) < 900
+
+
 def test_a_long_drain_asks_for_time():
     with Daemon(pool(workers=1), {"app.py": ECHO}) as daemon:
         daemon.expect("READY=1")
