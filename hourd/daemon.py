@@ -40,7 +40,7 @@ def run(read: Callable[[], Settings]) -> int:
     settings = before.settings[before.committed] if before else read()
     log.set_up(settings.log)
     # Also for the watchdog's SIGABRT: where it stood still is in the log then.
-    faulthandler.enable()
+    faulthandler.enable(2)
     setproctitle(f"hourd: master [{settings.name}]")
     privileges.become_subreaper()
     with contextlib.ExitStack() as stack:

@@ -108,7 +108,7 @@ def slots(daemon: Daemon) -> int:
 
 
 def test_more_workers_than_the_master_has_descriptors_for_are_refused_and_nothing_changes():
-    with Daemon(pool(workers=3), {"app.py": ECHO}, command=limited(48)) as daemon:
+    with Daemon(pool(workers=3), {"app.py": ECHO}, command=limited(56)) as daemon:
         daemon.expect("READY=1")
         (address,), workers = daemon.addresses(), daemon.workers()
         daemon.until(lambda: not has_client(daemon), "nobody is connected")

@@ -112,6 +112,7 @@ def test_a_blocked_worker_that_has_lost_its_mold_and_its_master():
             end = time.monotonic() + 25
             while left := daemon.processes():
                 assert time.monotonic() < end, f"still there: {left}"
+        daemon.manager.forget()
         with pytest.raises(ConnectionRefusedError):
             connect(address)
 

@@ -187,13 +187,3 @@ async def serve(reader, writer):
         ]
         assert sorted(logged) == sorted(sent)
         assert daemon.workers() == workers
-
-
-def test_usr2_is_refused_until_there_is_an_upgrade():
-    with Daemon(pool(), {"app.py": ECHO}) as daemon:
-        daemon.allow("SIGUSR2: upgrading in place is not available yet")
-        daemon.expect("READY=1")
-        before = daemon.workers()
-        daemon.signal(signal.SIGUSR2)
-        daemon.wait_log("not available yet")
-        assert daemon.workers() == before
