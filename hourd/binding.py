@@ -79,6 +79,8 @@ class Bound:
     """It cannot be split: a unix socket, or an inherited one whose group nobody else may join."""
     inherited: bool = False
     """Its first socket is somebody else's, who goes on with it: nothing may change it."""
+    restored: bool = False
+    """It comes from an earlier life: the service manager has kept it."""
     resting: set[int] = field(default_factory=set)
     """Slots whose sockets the service manager has too."""
     given_up: set[int] = field(default_factory=set)
@@ -196,7 +198,7 @@ def _has_device(sock: socket.socket) -> bool:
 
 def restore(address: Address, kept: list[socket.socket], file: unix.File | None) -> Bound:
     """Go on with what the service manager has kept. Whoever had it may have shut it."""
-    bound = Bound(address, kept, file, shared=address.family == "unix")
+    bound = Bound(address, kept, file, shared=address.family == "unix", restored=True)
     if not bound.shared:
         bound.given_up = set(range(len(kept)))
     return bound

@@ -334,7 +334,7 @@ class Conclude:
 class Notify:
     """Tell the service manager."""
 
-    what: Literal["ready", "reloading", "stopping", "handing over"]
+    what: Literal["ready", "reloading", "stopping", "handing over", "failing"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ def save(parts: Parts) -> state.State:
         attempts=supervisor.attempts,
         next_id=max(ids, default=0) + 1,
         settings=dict(generations.all),
-        committed=next(number for number, each in generations.all.items() if each is generations.committed),
+        # Before the first commit, what the daemon began with may have been replaced: then any will do for a trial.
+        committed=next((n for n, it in generations.all.items() if it is generations.committed), max(generations.all)),
         obsolete=sorted(generations.obsolete),
         pools=[_save_pool(pool) for pool in supervisor.pools.values()],
         children=children,

@@ -40,6 +40,10 @@ class Inherited:
         """Names of what was kept in vain."""
         for fd, sock in sockets:
             name = names.get(fd, "")
+            if name.startswith(_OURS) and not _listens(sock):
+                sock.close()
+                self._lost.append(name)
+                continue
             if name.startswith(_OURS):
                 self._kept.setdefault(address_of(sock), []).append((name, sock))
                 continue
@@ -70,7 +74,7 @@ class Inherited:
                 why = f"{there}; see FileDescriptorName in systemd.socket(5)"
                 raise errors.UnavailableError(f"{address}: systemd has passed no socket of this name; {why}")
         for sock in found:
-            if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            if not _listens(sock):
                 raise errors.UnavailableError(f"{address}: is no socket that listens for connections")
         # Whoever has it too must not find it blocking again: that belongs to all who share it.
         return [_not_blocking(sock.dup()) for sock in found]
@@ -91,6 +95,10 @@ class Inherited:
     def overlapping(self, address: Address) -> bool:
         """Tell whether something is kept of which an address is a part, or the other way round."""
         return any(address.overlaps(other) for other in self._kept)
+
+    def parts_of(self, address: Address) -> list[Address]:
+        """Return which addresses something is kept of that are a part of another."""
+        return [other for other in self._kept if address.covers(other)]
 
     def let_go(self) -> list[str]:
         """Close what was kept and nobody has taken; returns the names."""
@@ -148,7 +156,7 @@ def _file(path: str, name: str) -> File | None:
 def _names(environ: MutableMapping[str, str]) -> dict[int, str]:
     """Return the names of what the service manager has passed."""
     pid, number, names, _ = (environ.pop(variable, "") for variable in _VARIABLES)
-    if pid != str(os.getpid()) or not number.isdigit():
+    if pid != str(os.getpid()) or not number.isdecimal():
         return {}
     named = names.split(":") if names else []
     fds = range(_FIRST, _FIRST + int(number))
@@ -169,6 +177,10 @@ def _sockets() -> Iterator[tuple[int, socket.socket]]:
             continue
         sock.set_inheritable(False)
         yield fd, sock
+
+
+def _listens(sock: socket.socket) -> bool:
+    return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _not_blocking(sock: socket.socket) -> socket.socket:

@@ -16,6 +16,7 @@ import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from . import accept_queue, addresses, binding, descriptors, errors, inherited, state
 from .addresses import Address
@@ -25,6 +26,7 @@ from .settings import WORKERS_MAX, Pool, Server, Settings
 from .systemd import Manager
 
 Key = binding.Key
+Rests = Literal["nothing", "restored", "all"]
 _logger = logging.getLogger("hourd")
 
 
@@ -71,12 +73,14 @@ class Listeners:
         new: list[Bound] = []
         try:
             found = list(self._take(settings, new))
+            new += self._take_parts(found)
         except errors.HourdError:
             for bound in new:
                 bound.close()
             raise
         named = {place.bound for place in found}
-        parts = [(wide, bound) for wide in found for bound in self._bound if wide.bound.address.covers(bound.address)]
+        held = [*self._bound, *new]
+        parts = [(wide, bound) for wide in found for bound in held if wide.bound.address.covers(bound.address)]
         found += [Place(wide.pool, wide.name, wide.server, part, False) for wide, part in parts if part not in named]
         for place in found:
             if place.bound in new or place.bound.leaving is not None:
@@ -103,6 +107,14 @@ class Listeners:
             for bound in found:
                 yield Place(pool, name, server, bound)
 
+    def _take_parts(self, found: list[Place]) -> Iterator[Bound]:
+        """Yield what was kept from an earlier life that is a part of a wider address now."""
+        for wide in found:
+            for address in self._inherited.parts_of(wide.bound.address):
+                bound = binding.restore(address, *self._inherited.take(address))
+                bound.key = (str(address),)
+                yield bound
+
     def _open_address(self, name: str, server: Server, address: Address, held: list[Bound]) -> list[Bound]:
         """Return what an address stands for: what was handed over, or kept from an earlier life, or is bound now."""
         if address.inherited:
@@ -127,7 +139,13 @@ class Listeners:
 
     def _close(self, bound: Bound) -> None:
         if bound.resting:
-            self._manager.forget(inherited.name_for(bound.address, bound.file))
+            name = inherited.name_for(bound.address, bound.file)
+            self._manager.forget(name)
+            for other in self._bound:
+                # systemd:NAME and the address behind it are two here, and one by name.
+                if other is not bound and other.resting and inherited.name_for(other.address, other.file) == name:
+                    for slot in other.resting:
+                        self._manager.keep(name, other.sockets[slot])
         bound.close()
 
     def save(self, generations: Mapping[int, Settings]) -> tuple[list[state.Bound], list[state.Place]]:
@@ -283,14 +301,14 @@ class Listeners:
         for name in self._inherited.let_go():
             self._manager.forget(name)
 
-    def close(self, *, resting: bool = False) -> None:
+    def close(self, *, rests: Rests = "nothing") -> None:
         """Close everything. Places stay known: workers are told only then what nobody has any more.
 
         Args:
-            resting: whether the service manager is to go on with what it keeps.
+            rests: what the service manager is to go on with: all it keeps, or what it has kept from an earlier life.
         """
         for bound in self._bound:
-            if resting:
+            if rests == "all" or (rests == "restored" and bound.restored):
                 bound.close(resting=True)
             else:
                 self._close(bound)

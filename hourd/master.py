@@ -76,7 +76,9 @@ class Master:
         self._clock = Clock(before.forgiven if before else 0.0)
         self._sampler = Sampler(self._processes, self._listeners, self._clock)
         self._oom_kills = memory.OomKills()
-        self._upgrade = Upgrade(self._selector, lambda: handover.save(self.parts), self._refuse_upgrade)
+        self._upgrade = Upgrade(
+            self._selector, lambda: handover.save(self.parts), self._refuse_upgrade, lambda: self._signals.untaken
+        )
         self._reporter = Reporter(
             manager, self._supervisor, self._hear, self._report, self._make_room, self._begin_upgrade
         )
@@ -146,7 +148,8 @@ class Master:
         """Let go of everything that is not a process."""
         if self.parts.control:
             self.parts.control.close()
-        self._listeners.close()
+        # Who did not come to an exit code was not stopped, but is dying, and may be followed by another.
+        self._listeners.close(rests="all" if self._exit_code is None and self._manager.is_there else "nothing")
         self._selector.close()
         self._signals.close()
 
@@ -279,7 +282,7 @@ class Master:
         self._upgrade.check(self._clock.now())
         if self._supervisor.stopping:
             self._upgrade.abandon("hourd was stopped meanwhile")
-        elif self._upgrade.passed and not self._supervisor.changing:
+        elif self._upgrade.passed and not self._supervisor.changing and self._manager.knows_all:
             self._upgrade.execute()
 
     # --- the selector -----------------------------------------------------------------------------

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 
 from . import channel, errors, events, lending, orders, postmortem
+from .listeners import Rests
 from .parts import Parts
 from .processes import Child
 
+_RESTS: dict[str, Rests] = {"stopping": "nothing", "failing": "restored", "handing over": "all"}
+"""What the service manager is to go on with. Whether there is a next attempt after one that fails, it knows."""
 _logger = logging.getLogger("hourd")
 
 
@@ -66,9 +69,9 @@ class Performer:
                 self._reporter.conclude(action)
             case events.Notify(what=what):
                 self._reporter.notify(what)
-                if what in ("stopping", "handing over"):
+                if rests := _RESTS.get(what):
                     # Held on to, an address would let clients wait, for as long as others drain, for nobody.
-                    self._listeners.close(resting=what == "handing over")
+                    self._listeners.close(rests=rests if self._reporter.is_kept else "nothing")
 
     def _kill(self, number: int) -> None:
         child = self._processes.get(number)

@@ -1,4 +1,4 @@
-"""Become the user that the configuration names, for good."""
+"""Whose a process is: the user that the configuration names, for good; its parent; its children (prctl(2))."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import ctypes
 import grp
 import os
 import pwd
+import signal
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -40,6 +42,11 @@ def drop(user: str | None, group: str | None) -> None:
 def become_subreaper() -> None:
     """Become the parent of descendants whose own parent ends (PR_SET_CHILD_SUBREAPER, prctl(2))."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that has executed this one ends (PR_SET_PDEATHSIG, prctl(2))."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:

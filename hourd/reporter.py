@@ -52,6 +52,11 @@ class Reporter:
         self._upgrade_refused = ""
         self._announced = ""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a service manager keeps sockets beyond our end."""
+        return self._manager.is_there
+
     def on_request(self, request: control.Request, client: control.Client) -> None:
         """Answer an operator, or let one wait for the end of a reload."""
         match request.command:
@@ -94,7 +99,7 @@ class Reporter:
     def refuse_upgrade(self, why: str) -> None:
         """Tell all who wait that this program goes on, and why."""
         _logger.error("upgrade refused, hourd %s goes on: %s", __version__, why)
-        self._upgrade_refused = why.strip().splitlines()[-1]
+        self._upgrade_refused = _last_line(why)
         for client in self._upgrading:
             client.answer(control.Answer(ok=False, error=why))
         self._upgrading.clear()
@@ -125,6 +130,7 @@ class Reporter:
     def conclude(self, result: events.Conclude) -> None:
         """Tell all who wait how a reload ended."""
         if result.generation > 1:
+            self._upgrade_refused = "" if result.ok else self._upgrade_refused
             self.last_reload = LastReload(
                 ok=result.ok, generation=result.generation, reason=result.reason, seconds=result.seconds, at=time.time()
             )
@@ -143,7 +149,7 @@ class Reporter:
                 self._manager.tell("READY=1")
             case "reloading":
                 self._manager.reloading()
-            case "stopping" | "handing over":
+            case "stopping" | "handing over" | "failing":
                 self._manager.tell("STOPPING=1")
 
     def announce(self, now: float) -> None:
@@ -154,7 +160,7 @@ class Reporter:
         if degraded := [name for name, pool in self._supervisor.pools.items() if pool.degraded(now)]:
             text += f"; {', '.join(degraded)} degraded"
         if self.last_reload and not self.last_reload.ok:
-            text += f"; reload refused: {self.last_reload.reason.strip().splitlines()[-1]}"
+            text += f"; reload refused: {_last_line(self.last_reload.reason)}"
         if self._upgrade_refused:
             text += f"; upgrade refused: {self._upgrade_refused}"
         # One line, of which the manager takes some 4,000 bytes (NOTIFY_BUFFER_MAX).
@@ -162,3 +168,8 @@ class Reporter:
         if text != self._announced:
             self._announced = text
             self._manager.tell(f"STATUS={text}")
+
+
+def _last_line(reason: str) -> str:
+    """Return where a reason says most: a traceback's end. It may come from user code, and be blank."""
+    return (reason.strip().splitlines() or ["no reason was given"])[-1]

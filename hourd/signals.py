@@ -45,6 +45,11 @@ class Signals:
         self._read.close()
         self._write.close()
 
+    @property
+    def untaken(self) -> bool:
+        """Whether some have come since they were taken."""
+        return bool(self._came)
+
     def take(self) -> list[signal.Signals]:
         """Return the signals since the last call, in the order of their first coming."""
         with contextlib.suppress(BlockingIOError):

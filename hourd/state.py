@@ -23,6 +23,7 @@ from .unix import File
 FORMAT = 1
 OLDEST = 1
 """The oldest format that can be read."""
+_NAME = "hourd-state"
 
 
 class Head(Struct, frozen=True, kw_only=True):
@@ -161,9 +162,17 @@ def descriptors(state: State) -> Iterator[int]:
         yield state.lock
 
 
+def is_one(fd: str) -> bool:
+    """Tell whether a number, as text, is that of a descriptor that ``write`` has returned."""
+    try:
+        return fd.isdecimal() and os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{_NAME}")
+    except OSError:
+        return False
+
+
 def write(state: State) -> int:
     """Return a descriptor that holds the state."""
-    fd = os.memfd_create("hourd-state", os.MFD_CLOEXEC)
+    fd = os.memfd_create(_NAME, os.MFD_CLOEXEC)
     with open(fd, "wb", closefd=False) as file:
         file.write(msgspec.msgpack.encode(state))
     return fd

@@ -33,6 +33,7 @@ from .pool import Pool
 from .reconcile import kill_all, reconcile
 
 State = Literal["starting", "running", "reloading", "degraded", "stopping"]
+How = Literal["stopping", "handing over", "failing"]
 
 
 @dataclass(slots=True)
@@ -136,7 +137,8 @@ class Supervisor:
             case events.Misconfigured():
                 yield from self._refuse(event, now)
             case events.StopAsked():
-                yield from self._stop(now, at_once=event.now, hand_over=event.hand_over)
+                how: How = "handing over" if event.hand_over else "stopping"
+                yield from self._stop(now, at_once=event.now, how=how)
             case events.Interrupted():
                 yield from self._stop(now, at_once=self._interrupted)
                 self._interrupted = True
@@ -247,7 +249,7 @@ class Supervisor:
         """End a start that led nowhere."""
         yield events.Say("error", f"cannot start: {reason.strip()}")
         self.exit_code = exit_code
-        yield from self._stop(now, at_once=True)
+        yield from self._stop(now, at_once=True, how="failing")
 
     def _conclude(self, current: Transaction, *, ok: bool, reason: str, now: float) -> Iterator[Action]:
         yield events.Conclude(current.generation, ok, reason, now - current.since, current.answers)
@@ -282,11 +284,11 @@ class Supervisor:
 
     # --- the end ----------------------------------------------------------------------------------
 
-    def _stop(self, now: float, *, at_once: bool, hand_over: bool = False) -> Iterator[Action]:
+    def _stop(self, now: float, *, at_once: bool, how: How = "stopping") -> Iterator[Action]:
         if not self.stopping:
             self.stopping = True
             yield events.Say("info", "stopping at once" if at_once else "stopping: connections may finish")
-            yield events.Notify("handing over" if hand_over else "stopping")
+            yield events.Notify(how)
             waiting = [current for current in (self.transaction, self._asked) if current]
             self.transaction = self._asked = None
             for current in waiting:

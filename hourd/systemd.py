@@ -24,6 +24,8 @@ _AGAIN = 0.1
 """Seconds until it is asked again whether it has room."""
 _REPLACED = ("STATUS=", "WATCHDOG=", "EXTEND_TIMEOUT_USEC=")
 """What a later one makes superfluous."""
+_FED_MOST = 0.01
+"""Seconds between two feedings of the watchdog, at least."""
 _FDS = 200
 """Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
 _logger = logging.getLogger("hourd")
@@ -50,6 +52,8 @@ class Manager:
         self._fed = -math.inf
         self._extended = -math.inf
         self._full = False
+        self._told_why = ""
+        """Why it cannot be told anything, as was said last."""
 
     def tell(self, *lines: str) -> None:
         """Tell assignments such as ``READY=1``."""
@@ -85,6 +89,11 @@ class Manager:
     def is_there(self) -> bool:
         """Whether anybody keeps anything."""
         return self._sock is not None
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether nothing is left to be told."""
+        return not self._outbox
 
     def close(self) -> None:
         """Tell what is left to be told, as far as there is room."""
@@ -129,7 +138,10 @@ class Manager:
                 self._full = error.errno in (errno.EAGAIN, errno.ETOOMANYREFS)
                 if self._full:
                     continue
-                _logger.warning("cannot tell the service manager %s: %s", message.lines[0], error.strerror)
+                why = error.strerror or str(error)
+                if why != self._told_why:
+                    self._told_why = why
+                    _logger.warning("cannot tell the service manager %s: %s", message.lines[0], why)
             self._outbox.popleft()
 
     def _send_later(self, message: _Message) -> None:
@@ -148,4 +160,4 @@ def _watchdog(environ: Mapping[str, str]) -> float:
     """Return how often the watchdog is to be fed, in seconds: twice in its time (sd_watchdog_enabled(3))."""
     meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     limit = environ.get("WATCHDOG_USEC", "")
-    return int(limit) / 2e6 if meant and limit.isdigit() and int(limit) else math.inf
+    return max(_FED_MOST, int(limit) / 2e6) if meant and limit.isdecimal() and int(limit) else math.inf

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import NoReturn
 
-from . import __version__, errors, state
+from . import __version__, errors, privileges, state
 
 _STATE = "HOURD_STATE"
 _TRIAL = "HOURD_TRIAL"
@@ -37,13 +37,15 @@ def receive(environ: MutableMapping[str, str]) -> state.State | None:
         errors.RefusedError: this version cannot go on from it.
     """
     fd = environ.pop(_STATE, "")
-    if not fd:
-        return None
+    if not state.is_one(fd):
+        return None  # somebody else has set it
     try:
         before = state.read(int(fd))
     finally:
         os.close(int(fd))
-    if not is_trial(environ):
+    if is_trial(environ):
+        privileges.die_with_parent()
+    else:
         for each in state.descriptors(before):
             os.set_inheritable(each, False)
     return before
@@ -67,6 +69,7 @@ class Upgrade:
         selector: selectors.BaseSelector,
         save: Callable[[], state.State],
         refused: Callable[[str], None],
+        unheard: Callable[[], bool],
     ) -> None:
         """Take what is needed.
 
@@ -74,7 +77,9 @@ class Upgrade:
             selector: the master's.
             save: returns the state.
             refused: is told why the new program cannot be.
+            unheard: tells whether signals came that nobody has acted on yet.
         """
+        self._unheard = unheard
         self._selector = selector
         self._save = save
         self._refused = refused
@@ -117,18 +122,24 @@ class Upgrade:
             self._refused(why)
 
     def execute(self) -> None:
-        """Let the new program take our place; returns only if that cannot be."""
-        self.passed = False
+        """Let the new program take our place; returns only if that cannot be, or not yet."""
+        # A signal that comes before the new program can handle it waits for that. One that came in this pass is known
+        # to this program only, which has to act on it first.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            _execute(self._save())
+            if not self._unheard():
+                self.passed = False
+                _execute(self._save())
         except OSError as error:
             self._refused(str(errors.from_os(error, "execute the new program")))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _on_output(self, _mask: int) -> None:
         assert self._trial is not None
         if not self._trial.read():
             text = self._trial.text.strip()
-            self.passed = text.rpartition("\n")[2].startswith(_SAYS_YES)
+            self.passed = any(line.startswith(_SAYS_YES) for line in text.splitlines())
             self._end("" if self.passed else text or "the new program ended without a word")
 
     def _end(self, why: str) -> None:
@@ -163,10 +174,10 @@ class _Trial:
     def read(self) -> bool:
         """Take what it has printed; returns whether it may print more."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.output, _LIMIT):
-                self._said += data
-                del self._said[:-_LIMIT]
-            return False
+            data = os.read(self.output, _LIMIT)
+            self._said += data
+            del self._said[:-_LIMIT]
+            return bool(data)
         return True
 
     def kill(self) -> None:
@@ -203,8 +214,6 @@ def _spawn(state_fd: int, output: int) -> int:
 def _execute(what: state.State) -> NoReturn:
     fd = state.write(what)
     kept = [fd, *state.descriptors(what)]
-    # A signal that comes before the new program can handle it waits for that.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         for each in kept:
             os.set_inheritable(each, True)
@@ -214,8 +223,8 @@ def _execute(what: state.State) -> NoReturn:
         for each in kept:
             os.set_inheritable(each, False)
         os.close(fd)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _environment(state_fd: int) -> dict[str, str]:
-    return {**os.environ, _STATE: str(state_fd)}
+    """Return ours with the state's number: what is no trial must not be taken for one, whoever has set that."""
+    return {**{name: value for name, value in os.environ.items() if name != _TRIAL}, _STATE: str(state_fd)}

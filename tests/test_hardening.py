@@ -230,3 +230,17 @@ def test_a_background_job_of_a_terminal_that_stops_writers():
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_a_mold_that_gives_a_blank_reason():
+    says = (
+        "import os, socket\nfrom hourd import channel\n"
+        "with socket.socket(fileno=os.dup(3)) as sock:\n    sock.send(channel._encode(channel.Refused('\\n', 75)))\n"
+        "os._exit(3)\n"
+    )
+    with Daemon(pool(), {"app.py": ECHO}) as daemon:
+        daemon.allow("refused")
+        daemon.expect("READY=1")
+        daemon.write("app.py", says)
+        assert not daemon.reload().ok
+        assert "reload refused" in daemon.expect("STATUS=running: 2 workers serve, generation 1; reload refused")

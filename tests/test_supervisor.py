@@ -117,7 +117,7 @@ def test_first_start_with_a_wrong_configuration() -> None:
         (
             0.5,
             Misconfigured(1, "hourd.yaml:3: pools: missing", 78),
-            [Conclude(1, False, "hourd.yaml:3: pools: missing", 0.5, (1,)), Notify("stopping"), Exit(78)],
+            [Conclude(1, False, "hourd.yaml:3: pools: missing", 0.5, (1,)), Notify("failing"), Exit(78)],
         ),
     )
 
@@ -135,7 +135,7 @@ def test_first_start_that_cannot_import() -> None:
             [
                 Abandon(1),
                 Conclude(1, False, "ImportError: hello", 1.5, (1,)),
-                Notify("stopping"),
+                Notify("failing"),
                 Kill(2, "is stopped at once"),
             ],
         ),
@@ -155,7 +155,7 @@ def test_first_start_with_a_worker_that_cannot_boot() -> None:
             [
                 Abandon(1),
                 Conclude(1, False, "OSError: no database", 3.0, (1,)),
-                Notify("stopping"),
+                Notify("failing"),
                 Kill(1, "is stopped at once"),
                 Kill(2, "is stopped at once"),
             ],
@@ -179,7 +179,7 @@ def test_first_start_that_hangs() -> None:
                 Conclude(
                     1, False, "mold web gen=1 did not import the application within 10s (timeouts.boot)", 10.5, (1,)
                 ),
-                Notify("stopping"),
+                Notify("failing"),
                 Exit(75),
             ],
         ),

@@ -261,6 +261,86 @@ def test_what_was_kept_of_an_address_that_is_not_wanted_any_more_is_let_go(tmp_p
             )
 
 
+def test_a_start_that_fails_leaves_what_was_kept_to_the_next_attempt(tmp_path):
+    """An application may be able to boot later. What this start itself has bound goes."""
+    tmp_path.chmod(0o755)
+    with listening(group=True) as old:
+        kept = {f"hourd/{at(old).replace(':', '_')}": [old]}
+        waiting = queue_up(at(old))
+        configuration = pool(server={"bind": [at(old), f"127.0.0.1:{free_port()}", f"unix:{tmp_path}/new.sock"]})
+        with Daemon(configuration, {"app.py": "raise ValueError"}, folder=tmp_path, **handing_over(kept)) as first:
+            first.allow("cannot start")
+            assert first.wait() == 75
+            first.manager.read()
+            assert set(first.manager.kept) == set(kept)
+            again = take_kept(first)
+        with Daemon(configuration, {"app.py": ECHO}, folder=tmp_path, **handing_over(again)) as second:
+            second.write("app.py", ECHO)
+            second.expect("READY=1")
+            assert answer(waiting).endswith(b"patience")
+        for sock in (sock for each in again.values() for sock in each):
+            sock.close()
+
+
+def test_what_was_kept_is_served_as_a_part_of_a_wider_address(tmp_path):
+    tmp_path.chmod(0o755)
+    with listening(group=True) as old:
+        kept = {f"hourd/{at(old).replace(':', '_')}": [old]}
+        waiting = [queue_up(at(old)) for _ in range(10)]
+        configuration = pool(server={"bind": f"0.0.0.0:{old.getsockname()[1]}"})
+        with Daemon(configuration, {"app.py": ECHO}, folder=tmp_path, **handing_over(kept)) as daemon:
+            daemon.expect("READY=1")
+            waiting += [queue_up(at(old)) for _ in range(10)]
+            assert all(answer(sock).endswith(b"patience") for sock in waiting)
+
+
+def test_what_was_handed_over_and_is_bound_next_is_kept():
+    with listening(where=("0.0.0.0", 0), group=True) as sock:
+        files, handed = {"app.py": ECHO}, handing_over({"web": [sock]})
+        with Daemon(pool(workers=2, server={"bind": "systemd:web"}), files, **handed) as daemon:
+            daemon.expect("READY=1")
+            name = f"hourd/{at(sock).replace(':', '_')}"
+            daemon.until(lambda: len(daemon.manager.kept.get(name, [])) == 1, "the slot that joined is kept")
+            daemon.configure(pool(workers=2, server={"bind": at(sock)}))
+            assert daemon.reload().ok
+            daemon.wait_for_the_old()
+            daemon.wait_until(lambda _status: len(daemon.manager.kept.get(name, [])) >= 2, "both are kept")
+
+
+def test_a_master_that_fails_leaves_its_sockets_to_the_next():
+    code = (
+        "import signal, hourd.master as module\nbefore = module.Master._on_signals\n"
+        "def fail(self, mask):\n    assert signal.SIGUSR1 not in self._signals._came\n    before(self, mask)\n"
+        "module.Master._on_signals = fail\nfrom hourd.cli import main; main()"
+    )
+    with Daemon(pool(), {"app.py": ECHO}, command=(sys.executable, "-P", "-c", code)) as daemon:
+        daemon.allow("the (channel to the master ended|master is gone)", "AssertionError")
+        daemon.expect("READY=1")
+        daemon.until(lambda: [len(each) for each in daemon.manager.kept.values()] == [2])
+        (address,) = daemon.addresses()
+        daemon.signal(signal.SIGUSR1)
+        assert daemon.wait() == 70
+        daemon.wait_gone()
+        daemon.manager.read()
+        assert [len(each) for each in daemon.manager.kept.values()] == [2]
+        connect(address).close()
+
+
+def test_a_manager_that_is_not_there_is_missed_once():
+    environment = {"NOTIFY_SOCKET": "/nonexistent/notify", "WATCHDOG_USEC": "20000"}
+    with Daemon(pool(), {"app.py": ECHO}, environment=environment) as daemon:
+        daemon.allow("cannot tell the service manager")
+        daemon.wait_log("started in")
+        assert daemon.reload().ok
+        assert daemon.log.count("cannot tell the service manager") == 1
+
+
+@pytest.mark.parametrize("limit", ["²", "-5", "x", "0", "1"])
+def test_a_watchdog_that_makes_no_sense_does_not_keep_it_from_starting(limit):
+    with Daemon(pool(), {"app.py": ECHO}, environment={"WATCHDOG_USEC": limit}) as daemon:
+        daemon.expect("READY=1")
+
+
 def test_a_stop_that_hands_over_leaves_the_queue_to_the_next(tmp_path):
     tmp_path.chmod(0o755)
     configuration = pool(server={"bind": f"127.0.0.1:{free_port()}"})

@@ -151,6 +151,70 @@ def test_an_application_that_fails_is_told_apart():
         assert daemon.workers() == workers
 
 
+def changed(code: str) -> tuple[str, ...]:
+    """Return what executes hourd after some code; an upgrade executes the same."""
+    return sys.executable, "-P", "-c", f"{code}\nfrom hourd.cli import main; main()"
+
+
+def test_a_signal_that_comes_while_the_state_is_saved_is_heard():
+    code = (
+        "import os, signal, hourd.upgrade as module\nbefore = module._execute\n"
+        "def execute(what):\n    os.kill(os.getpid(), signal.SIGTERM)\n    before(what)\nmodule._execute = execute\n"
+    )
+    with Daemon(pool(workers=1), {"app.py": ECHO}, command=changed(code)) as daemon:
+        daemon.expect("READY=1")
+        daemon.signal(signal.SIGUSR2)
+        assert daemon.wait() == 0
+        assert "the new program takes over" in daemon.log
+
+
+def test_a_signal_that_comes_just_before_is_acted_on_first():
+    code = (
+        "import os, signal, hourd.upgrade as module\nbefore = module.Upgrade.execute\n"
+        "def execute(self):\n    os.kill(os.getpid(), signal.SIGTERM)\n    before(self)\nmodule.Upgrade.execute = execute\n"
+    )
+    with Daemon(pool(workers=1), {"app.py": ECHO}, command=changed(code)) as daemon:
+        daemon.allow("upgrade refused, hourd .* goes on: hourd was stopped meanwhile")
+        daemon.expect("READY=1")
+        daemon.signal(signal.SIGUSR2)
+        assert daemon.wait() == 0
+        assert "takes over" not in daemon.log
+
+
+def test_while_the_first_start_is_under_way():
+    with Daemon(pool(workers=1), {"app.py": "import time\ntime.sleep(2)\n" + ECHO}) as daemon:
+        daemon.wait_log("starting: importing")
+        daemon.signal(signal.SIGHUP)
+        daemon.signal(signal.SIGUSR2)
+        daemon.wait_log("the new program takes over")
+        daemon.expect("READY=1")
+
+
+@pytest.mark.parametrize(("name", "value"), [("HOURD_TRIAL", "1"), ("HOURD_STATE", "abc"), ("HOURD_STATE", "0")])
+def test_variables_that_somebody_else_has_set_mean_nothing(name, value):
+    with Daemon(pool(workers=1), {"app.py": ECHO}, environment={name: value}) as daemon:
+        daemon.expect("READY=1")
+        daemon.signal(signal.SIGUSR2)
+        daemon.expect("RELOADING=1", "READY=1")
+
+
+def test_a_trial_that_hangs_ends_with_the_master(tmp_path):
+    tmp_path.chmod(0o755)
+    mark = tmp_path / "hangs"
+    code = (
+        "import hourd.upgrade as module\n"
+        f"module.say_yes = lambda: (open({str(mark)!r}, 'w').close(), __import__('time').sleep(1000))"
+    )
+    with Daemon(pool(workers=1), {"app.py": ECHO}, folder=tmp_path, command=changed(code)) as daemon:
+        daemon.allow("the (channel to the master ended|master is gone)")
+        daemon.expect("READY=1")
+        daemon.signal(signal.SIGUSR2)
+        daemon.until(mark.exists, "the trial hangs")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+        daemon.wait_gone()
+
+
 # --- other versions -------------------------------------------------------------------------------
 
 
