@@ -112,7 +112,8 @@ def overlay(*lower: Path, changes: Path | None = None) -> Iterator[Path]:
         lower: what lies below, the topmost first; never changed.
         changes: a folder that keeps what changes, of the same file system as the roots.
     """
-    place = Path(tempfile.mkdtemp(prefix="overlay-", dir=_folder()))
+    _sweep()
+    place = Path(tempfile.mkdtemp(prefix=f"overlay-{os.getpid()}-", dir=_folder()))
     try:
         with _mounted(lower, changes or place / "changes", place) as root:
             yield root
@@ -286,6 +287,15 @@ def _mounted(lower: tuple[Path, ...], changes: Path, place: Path) -> Iterator[Pa
         yield root
     finally:
         _run("umount", "--lazy", root)
+
+
+def _sweep() -> None:
+    """Remove what a killed run has left mounted."""
+    for left in _folder().glob("overlay-*-*"):  # not what an earlier version of this file mounts
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            subprocess.run(["umount", "--lazy", left / "root"], capture_output=True, check=False)
+            if not os.path.ismount(left / "root"):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _run(*command: str | Path) -> None:

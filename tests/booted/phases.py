@@ -38,8 +38,10 @@ class Phases(Stage):
         phases: list[Callable[[], None]] = [
             self.units, self.start, self.reload, self.reload_refused, self.worker_killed, self.master_killed,
             self.restart, self.upgrade, self.upgrade_refused, self.watchdog, self.stop, self.start_refused,
-            self.socket_activation, self.template, self.purge,
+            self.socket_activation, self.socket_refused, self.template, self.as_root, self.purge,
         ]  # fmt: skip
+        unknown = {*names} - {phase.__name__ for phase in phases}
+        assert not unknown, f"no such phase: {', '.join(sorted(unknown))}"
         for phase in phases:
             if not names or phase.__name__ in names:
                 self.play(phase)
@@ -93,6 +95,33 @@ class Phases(Stage):
         assert service.show("ActiveState", unit) == "inactive"
         assert service.main_pid == master, "the end of one was that of the other"
         assert service.versions(), "the end of one was that of the other"
+
+    def socket_refused(self) -> None:
+        """Who waits at a socket does not have a service that cannot start be started for ever."""
+        service = self.service
+        service.systemctl("stop", SERVICE)
+        service.configure(kind=_BROKEN, bind="systemd:web")
+        service.systemctl("start", SOCKET)
+        try:
+            service.machine.run("python3", "-c", _WAIT, str(PORT))
+            until(lambda: service.show("ActiveState", SOCKET) == "failed", "the end of the attempts")
+        finally:
+            service.machine.run("systemctl", "stop", SOCKET, check=False)
+            service.machine.run("systemctl", "reset-failed", SOCKET, SERVICE, check=False)
+
+    def as_root(self) -> None:
+        """The sample of a drop-in has what `user:` in the configuration needs."""
+        service = self.service
+        try:
+            service.drop_in(SERVICE, "[Service]\n" + service.sample("User="))
+            service.configure(name="proof\nuser: hourd")
+            service.systemctl("restart", SERVICE)
+            users = {service.machine.outside(f"/proc/{pid}").stat().st_uid for pid in service.workers()}
+            assert 0 not in users, "the workers are root"
+            assert service.machine.outside(f"/proc/{service.main_pid}").stat().st_uid == 0, "the master is not root"
+        finally:
+            service.configure()
+            service.drop_in(SERVICE, "")
 
     def purge(self) -> None:
         """The package goes, and nothing of it stays; the configuration only when that is asked for."""
@@ -262,6 +291,14 @@ class Phases(Stage):
             service.await_successor(master)
         row.assert_nothing_lost()
         self._kill_master("`kill -9` of the master, systemd has the socket")
+
+
+_WAIT = """
+import contextlib, socket, sys
+with contextlib.suppress(ConnectionResetError), socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as sock:
+    sock.recv(1)
+"""
+"""Connects, and waits for the end."""
 
 
 def _follows(status: dict[str, Any], before: dict[str, Any]) -> bool:

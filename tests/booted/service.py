@@ -97,6 +97,12 @@ class Service:
             self.machine.outside(path).unlink()
         self.machine.run("systemctl", "daemon-reload")
 
+    def sample(self, first: str) -> str:
+        """Return the paragraph of the drop-in that is a sample which has a line of this beginning, ready for use."""
+        text = self.machine.outside("/usr/share/doc/hourd/examples/application.conf").read_text()
+        (paragraph,) = [each for each in text.split("\n\n") if f"\n#{first}" in each]
+        return "".join(f"{line[1:]}\n" for line in paragraph.split("\n") if line[:1] == "#" and line[:2] != "# ")
+
     @contextlib.contextmanager
     def broken(self, why: str) -> Iterator[None]:
         """Have a program installed that cannot start."""
