@@ -20,11 +20,14 @@ from uvicorn.protocols.utils import ClientDisconnected
 from .blame import MARK
 from .lingering import Lingering
 from .patience import Debt
+from .uvicorn_websockets import Websocket
 
 if TYPE_CHECKING:
     from .asgi import Asgi
 
 _IDLE = "idle"
+_CLIENTS_FAULT = "Invalid UTF-8"
+"""How uvicorn's only error begins that the application has no part in."""
 _VERSIONS = ("1.1", "1.0")
 
 
@@ -50,7 +53,7 @@ class Log(logging.LoggerAdapter[logging.Logger]):
     def error(self, msg: object, *args: Any, exc_info: Any = None, **_more: Any) -> None:
         text = str(msg).strip() % args if args else str(msg).strip()
         error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
-        if isinstance(error, asyncio.CancelledError) or _comes_of_the_end(error):
+        if isinstance(error, asyncio.CancelledError) or _comes_of_the_end(error) or text.startswith(_CLIENTS_FAULT):
             self.debug(text, exc_info=error)
         else:
             self._kind.failed(text, error)
@@ -146,6 +149,9 @@ class Connection(HttpToolsProtocol):
                 self.refuse(status)
             else:
                 self.handle_websocket_upgrade()
+                websocket = self.transport.get_protocol()
+                assert isinstance(websocket, Websocket)
+                websocket.check_handshake()
         elif rest:  # to nothing that is known here: served as if it had not asked, and so is what follows
             self.data_received(rest)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.protocol import State
 
 from . import leaving
@@ -35,14 +36,19 @@ class Websocket(WebSocketsSansIOProtocol):
         if self.handshake_complete:
             leaving.soon(LastWebsocket.tell, self)
 
-    def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is not None:
-            super().handle_parser_exception()
-            return
-        # uvicorn takes it for impossible, but the handshake is parsed for a second time, and more strictly.
-        self.logger.debug("refused a handshake: %s", self.conn.parser_exc)
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        self.transport.close()
+    def check_handshake(self) -> None:
+        """Refuse a handshake that could not be parsed, of which uvicorn does not hear: it would wait forever."""
+        if not (self.handshake_initiated or self.transport.is_closing()):
+            self.logger.debug("refused a handshake: %s", self.conn.handshake_exc)
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        try:
+            super().send_receive_event_to_app()
+        except InvalidState:  # what uvicorn cannot decode came in one piece with a close frame, which is answered
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
 
 
 class LastWebsocket(Websocket):
