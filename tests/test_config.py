@@ -118,6 +118,10 @@ class TestGood:
         assert web.servers["http"].bind == ("0.0.0.0:8080",)
         assert web.servers["http"].options == {
             "access_log": True,
+            "body_timeout": 30.0,
+            "head_timeout": 20.0,
+            "line_max_size": 8192,
+            "max_headers": 128,
             "keepalive_timeout": 75.0,
             "client_max_size": None,
         }
@@ -270,7 +274,7 @@ TABLE = [
         server("grace: 1s", "qqq"),
         (
             "hourd.yaml:5: pools.web.servers.http.kind: there is no kind qqq; allowed are "
-            "aiohttp, protocol, ssh, stream, or module:object of your own"
+            "aiohttp, asgi, protocol, ssh, stream, or module:object of your own"
         ),
     ),
     (server("grace: 1s", "console"), f"hourd.yaml:5: pools.web.servers.http.kind: kind console {LATER}"),
