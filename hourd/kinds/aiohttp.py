@@ -1,12 +1,11 @@
 """``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``.
 
-How connections end once the worker drains stands in ``leaving.py`` and ``websockets.py``.
+How connections end once the worker drains stands in ``leaving.py`` and ``aiohttp_websockets.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import socket
 from typing import Any, ClassVar
@@ -16,10 +15,11 @@ from msgspec import Struct
 
 from .. import errors
 from ..context import Worker, give_worker
-from . import Kind, Listening, leaving
+from . import Kind, Listening, aiohttp_leaving
+from .aiohttp_websockets import Noting, Websockets, watch
 from .blame import create_server
+from .leaving import Departure, Leaving
 from .options import AiohttpOptions
-from .websockets import Noting, Websockets, watch
 
 _SERVER_ERROR = 500
 
@@ -49,6 +49,7 @@ class Aiohttp(Kind):
     Options: ClassVar[type[Struct]] = AiohttpOptions
 
     _server: web.Server | None = None
+    _departure: Departure | None = None
 
     async def open(self) -> None:
         app = await self._make_application()
@@ -69,7 +70,6 @@ class Aiohttp(Kind):
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server
-        self._lingering: list[leaving.Lingering] = []
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
         watch()
@@ -87,21 +87,16 @@ class Aiohttp(Kind):
 
     def drain(self) -> None:
         assert self._server is not None
-        make = functools.partial(self._server.request_factory, _cls=leaving.LastRequest)  # type: ignore[call-arg]
-        for connection in self._server.connections:
-            self._lingering += leaving.prepare(connection)
-            # Only now, so that until now a request costs nothing more than without hourd.
-            connection._request_factory = make  # noqa: SLF001, aiohttp has no other way
-            if connection._current_request is not None:  # noqa: SLF001, as above
-                connection._current_request.__class__ = leaving.LastRequest  # noqa: SLF001, as above
+        # Only now, so that until now a request costs nothing more than without hourd.
+        leaving = list(aiohttp_leaving.prepare(self._server))
         self._websockets.leave()
-        self._close_idle(asyncio.get_running_loop().time())
+        self._departure = Departure(leaving, self._begin_shutdown)
 
     async def close(self) -> None:
         if self._server:
             self._websockets.told.update(self._server.connections)
-        for each in self._lingering:
-            each.cut()
+        if self._departure:
+            self._departure.cut()
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:
@@ -111,16 +106,9 @@ class Aiohttp(Kind):
         connection.__class__ = self._connection_class
         return connection
 
-    def _close_idle(self, since: float) -> None:
-        """Close what is idle, and look again until no connection is left."""
-        loop = asyncio.get_running_loop()
-        assert self._server is not None
-        for connection in self._server.connections:
-            leaving.close_if_idle(connection, since, loop.time())
-        if all(map(leaving.is_answering, self._server.connections)):
+    def _begin_shutdown(self, leaving: list[Leaving]) -> None:
+        if all(each.is_answering for each in leaving):
             self._runner.begin_shutdown()
-        if self.connections:
-            loop.call_later(leaving.LOOK, self._close_idle, since)
 
     async def _make_application(self) -> web.Application:
         app = self.context.app
