@@ -245,10 +245,9 @@ def endless(environ, start_response):
 
 
 def _endless():
-    PART = b"x" * 65536
     while True:
         NOTES.append(len(NOTES))
-        yield PART
+        yield b"x" * 65536
 
 
 def drip(environ, start_response):
