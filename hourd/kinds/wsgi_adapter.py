@@ -100,7 +100,6 @@ class Adapter:
 
     async def _send_file(self, response: Response, send: Send, watch: Watch) -> None:
         assert response.file is not None
-        watch.begin()
         read = response.file.filelike.read
         for message in response.begin(response.file.size()):
             await send(message)
@@ -118,7 +117,7 @@ class Inline(Adapter):
     async def _answer(self, environ: Environ, body: BinaryIO, receive: Receive, send: Send) -> None:
         response, errors = Response(environ["REQUEST_METHOD"]), environ["wsgi.errors"]
         batches = response.produce(self._app, environ)
-        watch = Watch(receive)
+        watch: Watch | None = None  # few responses need one
         turn = 0
         try:
             for batch in batches:
@@ -126,7 +125,7 @@ class Inline(Adapter):
                     await send(message)
                 if response.complete:
                     continue
-                watch.begin()
+                watch = watch or Watch(receive).begin()
                 turn += _size(batch) + _PART
                 if turn > _TURN:
                     turn = 0
@@ -134,6 +133,7 @@ class Inline(Adapter):
                 if watch.gone:
                     break
             if response.file is not None:
+                watch = watch or Watch(receive).begin()
                 await self._send_file(response, send, watch)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001, an application may raise anything
             if response.complete:
@@ -141,7 +141,8 @@ class Inline(Adapter):
             else:
                 self._raise(error)
         finally:
-            watch.end()
+            if watch is not None:
+                watch.end()
             self._close(batches, response)
             body.close()
             errors.flush()
@@ -189,7 +190,7 @@ class Threaded(Adapter):
                 call.sent(_size(messages))
                 watch.begin()
             if call.is_file:
-                await self._send_file(call.response, send, watch)
+                await self._send_file(call.response, send, watch.begin())
             elif call.error is not None:
                 self._raise(call.error)
         finally:

@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from .wsgi_environ import Environ
 from .wsgi_files import ClientGone
@@ -152,9 +152,10 @@ class Watch:
     def gone(self) -> bool:
         return self._task is not None and self._task.done()
 
-    def begin(self) -> None:
+    def begin(self) -> Self:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._wait())
+        return self
 
     def end(self) -> None:
         if self._task is not None:

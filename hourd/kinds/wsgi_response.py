@@ -180,9 +180,11 @@ class Response:
     def _body(self, iterable: Iterable[bytes]) -> Iterator[Sequence[Message]]:
         size = None
         if type(iterable) in (list, tuple):
-            size = sum(map(len, iterable))
-            if size <= _JOINED and len(iterable) > 1:  # type: ignore[arg-type]
-                iterable = (b"".join(iterable),)
+            parts: Sequence[bytes] = iterable  # type: ignore[assignment]
+            if len(parts) == 1:
+                size = len(parts[0])
+            elif (size := sum(map(len, parts))) <= _JOINED:
+                iterable = (b"".join(parts),)
         for data in iterable:
             if self.complete:  # it is asked once more, for what it does after its last part
                 break
@@ -207,6 +209,7 @@ class Response:
         return {"type": "http.response.start", "status": self._status, "headers": headers}
 
 
+@functools.lru_cache(maxsize=256)
 def _code(status: str) -> int:
     if not isinstance(status, str):
         raise TypeError(f"status is {status!r}, expected str")
