@@ -48,10 +48,9 @@ class Wsgi(Asgi):
     async def application(self) -> Callable[..., Any]:
         app, log = await self._find(), self.context.log
         make_environ = wsgi_environ.make_factory(errors=lambda: Errors(log), multithread=self._threads.most > 1)
-        common = {
+        common: dict[str, Any] = {
             "failed": self.failed,
             "log": log,
-            "max_size": self.context.options.client_max_size,
             "helpers": self._helpers,
         }
         if self.context.options.inline:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from .wsgi_calls import AFTERWARDS, Call, Failed, Watch
 from .wsgi_environ import Environ
-from .wsgi_files import BLOCK, ClientGone, TooLarge, read_body
+from .wsgi_files import BLOCK, ClientGone, comes_of_the_end, read_body
 from .wsgi_response import Application, Message, Response
 from .wsgi_threads import Threads
 
@@ -32,7 +32,6 @@ _LONG = 1.0
 """Seconds that a request may wait for a thread without a word."""
 _SAY_AGAIN = 60.0
 """Seconds after which the same is said again."""
-_TOO_LARGE = b"Content Too Large"
 
 
 class Adapter:
@@ -45,7 +44,6 @@ class Adapter:
         *,
         failed: Failed,
         log: logging.Logger,
-        max_size: int | None,
         helpers: Threads,
     ) -> None:
         """Take what is to be adapted.
@@ -55,14 +53,12 @@ class Adapter:
             make_environ: makes the environ of an ASGI scope.
             failed: is told what the application raises when its response is complete.
             log: of the server.
-            max_size: bytes that a request's body may have; ``None`` for any.
             helpers: threads that read and write files.
         """
         self._app = app
         self._make_environ = make_environ
         self._failed = failed
         self._log = log
-        self._max_size = max_size
         self._helpers = helpers
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -72,12 +68,7 @@ class Adapter:
             body: BinaryIO = io.BytesIO()
         else:
             try:
-                if self._max_size is not None and int(length) > self._max_size:
-                    raise TooLarge  # noqa: TRY301
-                body, size = await read_body(receive, self._max_size, self._helpers)
-            except TooLarge:
-                await _refuse(send)
-                return
+                body, size = await read_body(receive, self._helpers)
             except ClientGone:
                 return
             environ["CONTENT_LENGTH"] = str(size)
@@ -91,7 +82,7 @@ class Adapter:
 
     def _raise(self, error: BaseException) -> None:
         """Raise what the application has raised, for the server to answer, or to cut the connection."""
-        if isinstance(error, ClientGone):
+        if comes_of_the_end(error):
             return
         if isinstance(error, Exception):
             raise error
@@ -219,13 +210,3 @@ class Threaded(Adapter):
 
 def _size(messages: Sequence[Message]) -> int:
     return sum(len(message.get("body", b"")) for message in messages)
-
-
-async def _refuse(send: Send) -> None:
-    headers = [
-        (b"content-type", b"text/plain"),
-        (b"content-length", b"%d" % len(_TOO_LARGE)),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": _TOO_LARGE})

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, BinaryIO, Self
 
 from .wsgi_environ import Environ
-from .wsgi_files import ClientGone
+from .wsgi_files import ClientGone, comes_of_the_end
 from .wsgi_response import Application, Message, Response
 from .wsgi_threads import tell
 
@@ -94,7 +94,7 @@ class Call:
         if not unheard:
             tell(self._loop, self._finish)
             return
-        if error is not None and not isinstance(error, ClientGone):
+        if error is not None and not comes_of_the_end(error):
             tell(self._loop, self._failed, AFTERWARDS, error)
         self._close_file()
 

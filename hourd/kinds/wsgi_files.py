@@ -20,25 +20,26 @@ EMPTY = io.BytesIO
 _LONGEST_RECORD = 64 * 1024
 
 
-class TooLarge(Exception):  # noqa: N818, not an error of ours
-    """A request's body is larger than allowed."""
-
-
-class ClientGone(ConnectionError):  # noqa: N818, likewise
+class ClientGone(ConnectionError):  # noqa: N818, not an error of ours
     """Nobody is there any more to be answered."""
 
 
-async def read_body(receive: Callable[[], Awaitable[Any]], most: int | None, threads: Threads) -> tuple[BinaryIO, int]:
+def comes_of_the_end(error: BaseException | None) -> bool:
+    """Tell whether an exception is what became of a client's end."""
+    while error is not None and not isinstance(error, ClientGone):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+async def read_body(receive: Callable[[], Awaitable[Any]], threads: Threads) -> tuple[BinaryIO, int]:
     """Read a request's body, whole; returns it from its beginning, and its size in bytes.
 
     Args:
         receive: as ASGI has it.
-        most: bytes that are allowed.
         threads: who writes to a disk.
 
     Raises:
-        TooLarge: there is more.
-        ClientGone: the client did not send all of it.
+        ClientGone: the client did not send all of it, or was refused meanwhile.
     """
     file: BinaryIO = io.BytesIO()
     size, on_disk = 0, False
@@ -49,8 +50,6 @@ async def read_body(receive: Callable[[], Awaitable[Any]], most: int | None, thr
                 raise ClientGone  # noqa: TRY301
             data = message.get("body", b"")
             size += len(data)
-            if most is not None and size > most:
-                raise TooLarge  # noqa: TRY301
             if size > IN_MEMORY and not on_disk:
                 file, on_disk = await threads.call(_to_disk, file), True
             if on_disk:
