@@ -22,7 +22,11 @@ class Lingering:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, *, drop: Callable[[], None], has_said_so: Callable[[], bool]
+        self,
+        transport: asyncio.Transport,
+        *,
+        drop: Callable[[], None],
+        has_said_so: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take a transport.
 
