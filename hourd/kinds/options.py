@@ -68,6 +68,10 @@ class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
 class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     """Options of ``kind: wsgi``."""
 
+    client_max_size: Annotated[
+        Size | None, Meta(description="largest request body; what exceeds 1 MiB is kept in a temporary file")
+    ] = 1024**3
+
     threads: Annotated[
         Annotated[int, Meta(ge=1, le=1000)] | None,
         Meta(description="threads of a worker that call the application; default: 4"),
