@@ -61,7 +61,7 @@ class Wsgi(Asgi):
     @property
     def connections(self) -> int:
         # A thread may have something to finish after its client is gone.
-        return max(super().connections, self._threads.unfinished)
+        return max(super().connections, self._threads.busy)
 
     async def close(self) -> None:
         if self._threaded is not None:

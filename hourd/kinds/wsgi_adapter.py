@@ -28,6 +28,8 @@ _TURN = 64 * 1024
 """Bytes after which an application in the event loop lets others have a turn."""
 _PART = 1024
 """Bytes that a part counts for besides its own."""
+_SOON = 0.1
+"""Seconds that a request waits for a thread before it is looked whether its client does."""
 _LONG = 1.0
 """Seconds that a request may wait for a thread without a word."""
 _SAY_AGAIN = 60.0
@@ -167,11 +169,12 @@ class Threaded(Adapter):
     async def _answer(self, environ: Environ, body: BinaryIO, receive: Receive, send: Send) -> None:
         call = Call(self._app, environ, body, self._failed)
         watch = Watch(receive, call.leave)
+        later: asyncio.TimerHandle | None = None
         self._calls.add(call)
         self._threads.submit(call.run)
         try:
             if self._threads.waiting:
-                watch.begin()
+                later = asyncio.get_running_loop().call_later(_SOON, watch.begin)
                 self._look_later(call)
             while messages := await call.take():
                 for message in messages:
@@ -185,6 +188,8 @@ class Threaded(Adapter):
             elif call.error is not None:
                 self._raise(call.error)
         finally:
+            if later is not None:
+                later.cancel()
             watch.end()
             call.leave()
             self._calls.discard(call)

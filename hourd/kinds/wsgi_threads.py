@@ -28,6 +28,11 @@ class Threads:
         """Work that is being done or waits."""
 
     @property
+    def busy(self) -> int:
+        """How many threads have something to do."""
+        return min(self.unfinished, self.most)
+
+    @property
     def waiting(self) -> int:
         """How much work waits for a thread."""
         return max(0, self.unfinished - self.most)
