@@ -22,6 +22,8 @@ async def read(receive):
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message["body"]
         more = message.get("more_body", False)
     return body
@@ -44,6 +46,8 @@ async def app(scope, receive, send):
     match scope["path"]:
         case "/":
             body = await read(receive)
+            if body is None:
+                return
             await respond(send, body if scope["method"] == "POST" else str(os.getpid()).encode())
         case "/fail":
             raise RuntimeError("handled on purpose")

@@ -1,13 +1,16 @@
 """``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``.
 
-How connections end once the worker drains stands in ``leaving.py`` and ``aiohttp_websockets.py``.
+How connections end once the worker drains stands in ``leaving.py`` and ``aiohttp_websockets.py``, what is refused in
+``aiohttp_limits.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import socket
+import sys
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -15,11 +18,12 @@ from msgspec import Struct
 
 from .. import errors
 from ..context import Worker, give_worker
-from . import Kind, Listening, aiohttp_leaving
+from . import Kind, Listening, aiohttp_leaving, aiohttp_limits
 from .aiohttp_websockets import Noting, Websockets, watch
 from .blame import create_server
 from .leaving import Departure, Leaving
 from .options import AiohttpOptions
+from .patience import Patience
 
 _SERVER_ERROR = 500
 
@@ -64,6 +68,9 @@ class Aiohttp(Kind):
             logger=self.context.log,
             access_log=self.context.log if options.access_log else None,
             keepalive_timeout=options.keepalive_timeout,
+            max_line_size=options.line_max_size,
+            max_field_size=options.line_max_size,
+            max_headers=options.max_headers,
             # hourd gives connections their grace itself, before it closes the runner.
             shutdown_timeout=0.1,
         )
@@ -73,13 +80,20 @@ class Aiohttp(Kind):
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
         watch()
+        owes = functools.partial(aiohttp_limits.owes, options=options)
+        self._patience = Patience(
+            lambda: self._server.connections if self._server else (), owes, options.shortest_timeout
+        )
+
+    def _get_connections(self) -> list[web.RequestHandler]:
+        return self._server.connections if self._server else []
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await create_server(self, self._accept, sock, backlog)
 
     @property
     def connections(self) -> int:
-        return len(self._server.connections) if self._server else 0
+        return len(self._get_connections())
 
     @property
     def requests(self) -> int:  # type: ignore[override]
@@ -93,6 +107,7 @@ class Aiohttp(Kind):
         self._departure = Departure(leaving, self._begin_shutdown)
 
     async def close(self) -> None:
+        self._patience.stop()
         if self._server:
             self._websockets.told.update(self._server.connections)
         if self._departure:
@@ -123,7 +138,7 @@ class Aiohttp(Kind):
 
 def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]:
     class Connection(Noting):
-        """Counts what goes wrong; aiohttp has logged it with its traceback."""
+        """Counts what goes wrong; aiohttp has logged it with its traceback. What a client does wrong is no error."""
 
         __slots__ = ()
         websockets = noted
@@ -131,8 +146,13 @@ def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]
         def handle_error(
             self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
         ) -> web.StreamResponse:
-            if isinstance(exc, ConnectionError) and self in noted.told:
-                raise exc  # as if the client had gone: a handler that only sends learns of the end in this way
+            if isinstance(exc, ConnectionError) and (self in noted.told or self.transport is None):
+                # The client has gone, or is treated as if it had: a handler that only sends learns of it in this way.
+                raise exc
+            fault = exc or sys.exc_info()[1]
+            if isinstance(fault, aiohttp_limits.CLIENTS_FAULTS) and not request.writer.output_size:
+                kind.context.log.debug("refused a request of %s: %s", request.remote, fault)
+                return aiohttp_limits.refuse(self, aiohttp_limits.status_of(fault))
             if exc is not None and status >= _SERVER_ERROR:
                 kind.errors += 1
             return super().handle_error(request, status, exc, message)

@@ -22,7 +22,7 @@ def prepare(server: web.Server) -> Iterator[Leaving]:
         connection._request_factory = make  # noqa: SLF001, aiohttp has no other way
         if connection._current_request is not None:  # noqa: SLF001, as above
             connection._current_request.__class__ = LastRequest  # noqa: SLF001, as above
-        if connection.transport is not None:
+        if connection.transport is not None and not isinstance(connection.transport, Lingering):
             yield AiohttpLeaving(connection, since)
 
 
@@ -73,9 +73,7 @@ class AiohttpLeaving(Leaving):
         if (heard := self.transport.heard) is not None:
             return not self.has_asked or heard > self.served_at
         traffic = kernel.traffic(self.sock)
-        if traffic is None:
-            return None
-        return traffic.heard < traffic.sent if self.has_asked else traffic.received > 0
+        return None if traffic is None else traffic.has_begun(again=self.has_asked)
 
     def drop(self) -> None:
         self._connection.close()

@@ -23,6 +23,14 @@ class Traffic(NamedTuple):
     received: int
     """Bytes received so far."""
 
+    def has_begun(self, *, again: bool) -> bool:
+        """Tell whether the client has begun to say something after all that it was told.
+
+        Args:
+            again: whether it was told something already.
+        """
+        return self.heard < self.sent if again else self.received > 0
+
 
 def has_unread(sock: socket.socket) -> bool:
     """Tell whether something has come that nobody has read yet (FIONREAD, tcp(7))."""

@@ -1,7 +1,7 @@
 """The HTTP connections of ``kind: asgi``: uvicorn's protocol, with limits and with what a server has to know.
 
 uvicorn leaves limits to a proxy in front, and httptools has none. Here a request that comes whole in one piece, as
-nearly all do, meets one comparison more: of how many headers it has.
+nearly all do, is only looked at for how many headers it has, and for its Host.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .asgi import Asgi
 
 _IDLE = "idle"
+_VERSIONS = ("1.1", "1.0")
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
@@ -138,7 +139,7 @@ class Connection(HttpToolsProtocol):
 
     def _upgrade(self, rest: bytes) -> None:
         if self._should_upgrade():
-            status = self._find_fault(len(self.url), self.headers)
+            status = self._find_fault(self.scope)  # type: ignore[arg-type]
             if self.cycle is not None and not self.cycle.response_complete:
                 status = http.HTTPStatus.BAD_REQUEST  # the responses before would come in between
             if status is not None:
@@ -159,31 +160,38 @@ class Connection(HttpToolsProtocol):
     # --- what is done about it --------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        scope = cycle.scope
-        headers: list[tuple[bytes, bytes]] = scope["headers"]  # type: ignore[assignment]
-        if len(headers) > self._max_headers or self._may_be_large or self._body_max_size is not None:
-            line = len(scope["raw_path"]) + len(scope["query_string"]) if app is self.app else 0
-            status = self._find_fault(line, headers)
-            if status is not None:
-                self._refused = True
-                app = self._refusal(status)
-                self._linger(cycle)
+        if app is self.app and (status := self._find_fault(cycle.scope)) is not None:  # type: ignore[arg-type]
+            self._refused = True
+            app = self._refusal(status)
+            self._linger(cycle)
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
-    def _find_fault(self, line: int, headers: list[tuple[bytes, bytes]]) -> http.HTTPStatus | None:
-        """Return what is too large about a request whose head is complete."""
-        self._may_be_large = self._in_pieces
-        if line > self._line_max_size:
-            return http.HTTPStatus.REQUEST_URI_TOO_LONG
-        longest = max((len(name) + len(value) for name, value in headers), default=0)
-        if len(headers) > self._max_headers or longest > self._line_max_size:
+    def _find_fault(self, scope: dict[str, Any]) -> http.HTTPStatus | None:
+        """Return why a request cannot be served whose head is complete."""
+        headers = scope["headers"]
+        hosts = [name for name, _ in headers].count(b"host")
+        if hosts != 1 and (hosts or scope["http_version"] == "1.1"):
+            return http.HTTPStatus.BAD_REQUEST  # RFC 9112, 3.2
+        if len(headers) > self._max_headers:
             return http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        if self._may_be_large and (status := self._find_too_long(scope)) is not None:
+            return status
         if self._body_max_size is not None:
             announced = [int(value) for name, value in headers if name == b"content-length"]
             if max(announced, default=0) > self._body_max_size:
                 return http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if scope["http_version"] not in _VERSIONS:
+            return http.HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+        return None
+
+    def _find_too_long(self, scope: dict[str, Any]) -> http.HTTPStatus | None:
+        self._may_be_large = self._in_pieces
+        if len(scope.get("raw_path", self.url)) + len(scope.get("query_string", b"")) > self._line_max_size:
+            return http.HTTPStatus.REQUEST_URI_TOO_LONG
+        if max(len(name) + len(value) for name, value in scope["headers"]) > self._line_max_size:
+            return http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         return None
 
     def refuse(self, status: http.HTTPStatus) -> None:
