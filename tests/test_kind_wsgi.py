@@ -163,6 +163,11 @@ def test_responses(daemon, address, prefix, path, length, body, noted):
         ask(address, "/notes?clear")
 
 
+def test_the_length_of_what_was_left_out_for_head_is_not_made_up(address):
+    assert ask(address, "/pieces", "HEAD").headers["Content-Length"] == "13"
+    assert ask(address, "/empty", "HEAD").headers["Content-Length"] is None
+
+
 @pytest.mark.parametrize("path", ["no-content", "not-modified"])
 def test_statuses_without_a_body_keep_the_connection(daemon, address, path):
     reply = talk(address, get(f"/{path}").replace(b"Connection: close\r\n", b"") + get("/pid"))
@@ -327,9 +332,10 @@ def test_a_client_that_leaves_ends_the_response(daemon, address, path):
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(daemon, address):
     with connect(address) as sock:
-        sock.sendall(get("/echo", "Content-Length: 1000000", method="POST") + b"x" * 100)
-    assert ask(address, "/pid").status == 200
+        sock.sendall(get("/stream", "Content-Length: 1000000", method="POST") + b"x" * 100)
+        daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["connections"] == 1)
     daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["connections"] == 0)
+    assert notes(address) == []  # it was not called
 
 
 def test_threads_run_at_the_same_time(daemon):
@@ -357,7 +363,7 @@ def test_a_thread_that_waits_holds_up_neither_the_loop_nor_uploads():
             first.sendall(get("/gate"))
             _, waiting = gate.next()
             second.sendall(get("/echo", "Content-Length: 3000000", method="POST") + b"x" * 3_000_000)
-            third.sendall(get("/late"))
+            third.sendall(get("/stream"))
             daemon.wait_log("2 requests wait for one of 1 threads")
             assert daemon.status()["pools"]["web"]["workers"][0]["state"] == "serving"
             third.close()
@@ -416,6 +422,7 @@ def test_a_thread_whose_client_is_gone_has_its_time_too():
                 sock.sendall(get("/gate"))
                 pid, waiting = gate.next()
             assert daemon.reload().ok
+            threading.Event().wait(1)  # which is longer than nobody has a grace
             assert "draining" in {each["state"] for each in daemon.pool()["workers"] if each["pid"] == pid}
             waiting.close()
             daemon.wait_for_the_old()

@@ -82,15 +82,6 @@ class Adapter:
         """Call the application and send its response; closes the body."""
         raise NotImplementedError
 
-    def _raise(self, error: BaseException) -> None:
-        """Raise what the application has raised, for the server to answer, or to cut the connection."""
-        if comes_of_the_end(error):
-            return
-        if isinstance(error, Exception):
-            raise error
-        # SystemExit would end the worker, and all that others do in it.
-        raise RuntimeError(f"the application raised {error!r}") from error
-
     async def _send_file(self, response: Response, send: Send, watch: Watch) -> None:
         assert response.file is not None
         read = response.file.filelike.read
@@ -131,8 +122,8 @@ class Inline(Adapter):
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001, an application may raise anything
             if response.complete:
                 self._failed(AFTERWARDS, error)
-            else:
-                self._raise(error)
+            elif not comes_of_the_end(error):
+                raise  # the connection answers, or is cut
         finally:
             if watch is not None:
                 watch.end()
@@ -185,8 +176,8 @@ class Threaded(Adapter):
                 watch.begin()
             if call.is_file:
                 await self._send_file(call.response, send, watch.begin())
-            elif call.error is not None:
-                self._raise(call.error)
+            elif call.error is not None and not comes_of_the_end(call.error):
+                raise call.error  # the connection answers, or is cut
         finally:
             if later is not None:
                 later.cancel()
