@@ -118,6 +118,10 @@ class TestGood:
         assert web.servers["http"].bind == ("0.0.0.0:8080",)
         assert web.servers["http"].options == {
             "access_log": True,
+            "body_timeout": 30.0,
+            "head_timeout": 20.0,
+            "line_max_size": 8192,
+            "max_headers": 128,
             "keepalive_timeout": 75.0,
             "client_max_size": None,
         }

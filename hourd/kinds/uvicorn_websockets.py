@@ -24,7 +24,7 @@ class Websocket(WebSocketsSansIOProtocol):
 
     def __init__(self, kind: Asgi, **given: Any) -> None:
         super().__init__(**given)
-        self.logger = kind.log  # type: ignore[assignment]
+        self.logger = self.conn.logger = kind.log  # type: ignore[assignment]
         setattr(self, MARK, kind)
         if kind.is_leaving:
             self.__class__ = LastWebsocket
