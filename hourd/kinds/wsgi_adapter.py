@@ -101,7 +101,7 @@ class Inline(Adapter):
     async def _answer(self, environ: Environ, body: BinaryIO, receive: Receive, send: Send) -> None:
         response, errors = Response(environ["REQUEST_METHOD"]), environ["wsgi.errors"]
         batches = response.produce(self._app, environ)
-        watch: Watch | None = None  # few responses need one
+        watch = Watch(receive)
         turn = 0
         try:
             for batch in batches:
@@ -109,7 +109,7 @@ class Inline(Adapter):
                     await send(message)
                 if response.complete:
                     continue
-                watch = watch or Watch(receive).begin()
+                watch.begin()
                 turn += _size(batch) + _PART
                 if turn > _TURN:
                     turn = 0
@@ -117,16 +117,14 @@ class Inline(Adapter):
                 if watch.gone:
                     break
             if response.file is not None:
-                watch = watch or Watch(receive).begin()
-                await self._send_file(response, send, watch)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001, an application may raise anything
+                await self._send_file(response, send, watch.begin())
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             if response.complete:
                 self._failed(AFTERWARDS, error)
             elif not comes_of_the_end(error):
                 raise  # the connection answers, or is cut
         finally:
-            if watch is not None:
-                watch.end()
+            watch.end()
             self._close(batches, response)
             body.close()
             errors.flush()
@@ -135,7 +133,7 @@ class Inline(Adapter):
         try:
             batches.close()
             response.close_file()
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001, as above
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001, an application may raise anything
             self._failed(AFTERWARDS, error)
 
 
