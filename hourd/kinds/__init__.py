@@ -140,6 +140,14 @@ _BUILT_IN = (
         options=options.StreamOptions,
     ),
     Entry(
+        name="wsgi",
+        target="hourd.kinds.wsgi:Wsgi",
+        summary="HTTP: a WSGI application, or a factory of one",
+        options=options.WsgiOptions,
+        needs=("uvicorn", "httptools"),
+        extra="wsgi",
+    ),
+    Entry(
         name="ssh",
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
@@ -148,7 +156,7 @@ _BUILT_IN = (
         extra="ssh",
     ),
 )
-LATER = ("wsgi", "datagram", "callable", "console", "container")
+LATER = ("datagram", "callable", "console", "container")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}

@@ -65,6 +65,30 @@ class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     ] = 20.0
 
 
+class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
+    """Options of ``kind: wsgi``."""
+
+    client_max_size: Annotated[
+        Size | None, Meta(description="largest request body; what exceeds 1 MiB is kept in a temporary file")
+    ] = 1024**3
+
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)] | None,
+        Meta(description="threads of a worker that call the application; default: 4"),
+    ] = None
+    inline: Annotated[
+        bool,
+        Meta(
+            description="call the application in the event loop instead: the fastest, "
+            "for one that never blocks (while it does, its worker serves nobody, and counts as slow, then hung)"
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.inline and self.threads is not None:
+            raise ValueError("inline: true calls the application in no thread; take either inline or threads")
+
+
 class ProtocolOptions(Struct, frozen=True, kw_only=True):
     """``kind: protocol`` takes no options."""
 
