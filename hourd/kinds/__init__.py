@@ -51,6 +51,8 @@ class Context:
     worker: Worker
     log: logging.Logger
     """Its records name the server."""
+    give_up: Callable[[str, BaseException | None], None]
+    """Ends the worker as a failure: see ``Kind.give_up``."""
 
 
 class Kind(abc.ABC):
@@ -76,6 +78,9 @@ class Kind(abc.ABC):
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on."""
 
+    async def attend(self) -> None:  # noqa: B027, most kinds accept on each socket by itself
+        """Begin to accept, at the latest: ``listen`` was called for every socket of a slot."""
+
     @property
     @abc.abstractmethod
     def connections(self) -> int:
@@ -85,6 +90,19 @@ class Kind(abc.ABC):
         """Count and log an exception of user code."""
         self.errors += 1
         self.context.log.error("%s", what, exc_info=error)
+
+    def give_up(self, why: str, error: BaseException | None = None) -> None:
+        """Say that this server cannot go on. What ``open`` itself finds wrong, it raises.
+
+        Siblings take the worker's slots at once. What is open in it may finish for a moment, then it ends
+        and is replaced, with the delays of any failure; in a start or a reload that is the end of the trial.
+
+        Args:
+            why: for the operator.
+            error: its traceback is shown too.
+        """
+        self.errors += error is not None
+        self.context.give_up(why, error)
 
     def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
         """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""
@@ -132,6 +150,12 @@ _BUILT_IN = (
         options=options.StreamOptions,
     ),
     Entry(
+        name="callable",
+        target="hourd.kinds.callable:Callable",
+        summary="what brings its own server: a coroutine function of (worker, sockets)",
+        options=options.CallableOptions,
+    ),
+    Entry(
         name="ssh",
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
@@ -140,7 +164,7 @@ _BUILT_IN = (
         extra="ssh",
     ),
 )
-LATER = ("asgi", "wsgi", "datagram", "callable", "console", "container")
+LATER = ("asgi", "wsgi", "datagram", "console", "container")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
