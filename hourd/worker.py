@@ -22,7 +22,7 @@ from typing import Any
 from setproctitle import setproctitle
 
 from . import channel, context, descriptors, errors, kinds, log, loops, scoreboard
-from .application import Application, explain, load
+from .application import Application, Part, explain, load, make
 from .attendance import Attendance
 from .kinds import blame
 from .orders import Orders
@@ -121,7 +121,7 @@ class Life:
         await self._attempt("lifespan", self._enter_lifespan(stack, application))
         stack.push_async_callback(self._close_servers)
         for name, part in application.servers.items():
-            what = f"server {name} (kind {self._pool.servers[name].kind})"
+            what = f"server {name} (kind {part.name})"
             kind = await self._attempt(what, self._open(name, part))
             self._servers[name] = self._opened[name] = kind
 
@@ -138,7 +138,8 @@ class Life:
             lifespan = context.give_worker(application.lifespan, self._worker)
             self._worker.state = await stack.enter_async_context(lifespan())
 
-    async def _open(self, name: str, part: Any) -> kinds.Kind:
+    async def _open(self, name: str, part: Part) -> kinds.Kind:
+        part = await make(name, self._pool.servers[name], part, self._worker)
         server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
         kind: kinds.Kind = part.kind(
             kinds.Context(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import importlib.util
 import logging
 import socket
 from collections.abc import Callable
@@ -122,15 +123,24 @@ class Entry:
     summary: str
     options: type[Struct] | None = None
     """``None`` for a kind of another package: its options are checked where it is imported, in the mold."""
-    needs: str | None = None
-    """A module that must be importable."""
+    needs: tuple[str, ...] = ()
+    """Modules that must be importable."""
     extra: str | None = None
     """What to install for it: ``pip install 'hourd[EXTRA]'``."""
     app: bool = True
     """Whether ``app:`` must be given."""
 
 
+AUTO = "auto"
+"""The kind of a server whose application is to tell its kind: without a file, unless ``--kind`` says it."""
+
 _BUILT_IN = (
+    Entry(
+        name=AUTO,
+        target="hourd.kinds.detection:Auto",
+        summary="what the application turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable or ssh",
+        options=options.AutoOptions,
+    ),
     Entry(
         name="aiohttp",
         target="hourd.kinds.aiohttp:Aiohttp",
@@ -160,7 +170,7 @@ _BUILT_IN = (
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
         options=options.SshOptions,
-        needs="asyncssh",
+        needs=("asyncssh",),
         extra="ssh",
     ),
 )
@@ -198,6 +208,23 @@ def find(name: str) -> Entry | None:
         target = f"{known.__module__}:{known.__qualname__}"
         return Entry(name=name, target=target, summary=summary, options=known.Options, app=False)
     return _installed().get(name)
+
+
+def missing(entry: Entry) -> str | None:
+    """Say what a kind needs and does not have here, and how to install it; nothing when it has all."""
+    lacking = [module for module in entry.needs if not _importable(module)]
+    if not lacking:
+        return None
+    install = f"'hourd[{entry.extra}]'" if entry.extra else " ".join(lacking)
+    return f"needs {', '.join(lacking)}: pip install {install}"
+
+
+def _importable(module: str) -> bool:
+    """Tell whether a module is installed. The parent of a dotted name would be imported: only the top is looked for."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def names() -> list[str]:
