@@ -45,6 +45,12 @@ def lines(app="answer", **options):
     return Daemon(pool(workers=2, server=server), {"app.py": APP})
 
 
+def test_the_docs_show_it_as_it_is():
+    source = (TREE / "contrib/examples/kind/hourd_lines.py").read_text()
+    shown = (TREE / "docs/kinds.md").read_text().partition("```python\nimport asyncio\n")[2].partition("\n```\n")[0]
+    assert shown == source.partition("import asyncio\n")[2].rstrip()
+
+
 def test_it_is_listed_and_serves():
     with lines() as daemon:
         daemon.expect("READY=1")

@@ -37,6 +37,8 @@ class Lines(StreamKind):
                 self.requests += 1
                 writer.write(await self.context.app(line.rstrip(b"\r\n")) + b"\n")
                 await writer.drain()
+        except ConnectionError:
+            pass  # the client is gone
         except Exception as error:  # noqa: BLE001, the application may raise anything
             self.failed("a conversation failed", error)
         finally:
@@ -45,4 +47,5 @@ class Lines(StreamKind):
 
     def drain(self) -> None:
         for writer in self.writers:
-            writer.write(self.context.options.goodbye.encode() + b"\n")
+            if not writer.is_closing():
+                writer.write(self.context.options.goodbye.encode() + b"\n")
