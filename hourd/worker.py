@@ -39,7 +39,7 @@ _TURNS = 3
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 _THE_END = channel.Packet(None)
 """Stands for the end of the channel among the master's messages."""
-_LAST_MOMENT = 1.0
+_LAST_MOMENT = 2.0
 """Seconds in which a worker that fails lets finish what is open in it. Its successor waits for its end."""
 _logger = logging.getLogger("hourd.worker")
 

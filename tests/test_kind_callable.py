@@ -90,8 +90,17 @@ async def when_told(worker, sockets):
         await asyncio.wait([task], timeout=0.02)
         if task.done():
             return
-    pathlib.Path("fail").unlink()
+    pathlib.Path("fail").rename("failed")
     raise RuntimeError("told so")
+
+
+async def slow(reader, writer):
+    await reader.read(1)
+    writer.write(b"wait\\n")
+    while not pathlib.Path("failed").exists():
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
+    writer.write(b"done\\n")
 
 
 async def forgets(worker, sockets):
@@ -252,12 +261,22 @@ def test_who_fails_later_is_replaced_with_growing_delays():
             daemon.wait_log(rf"error .*exited with code 75 after serving for \S+; {delay}: server main cannot go on")
 
 
-def test_siblings_attend_for_who_gives_up_and_its_other_connections_may_finish():
-    with Daemon(pool(server=served("when_told"), workers=2), {"app.py": APP}) as daemon:
+def test_siblings_attend_for_who_gives_up_and_other_servers_may_finish():
+    config = pool(server=served("when_told"), workers=2)
+    slow = {"kind": "stream", "app": "app:slow", "bind": "127.0.0.1:0"}
+    config["pools"]["web"]["servers"]["other"] = slow
+    with Daemon(config, {"app.py": APP}) as daemon:
         daemon.expect("READY=1")
         daemon.allow("told so")
-        (address,), before = daemon.addresses(), daemon.workers()
+        (address,), (other,), before = daemon.addresses(), daemon.addresses(server="other"), daemon.workers()
+        asked = [connect(other) for _ in range(8)]
+        for sock in asked:
+            sock.sendall(b"x")
+            assert sock.recv(100) == b"wait\n"
         (daemon.folder / "fail").touch()
+        for sock in asked:  # of both workers, mostly
+            with sock, sock.makefile("rb") as answer:
+                assert answer.read() == b"done\n"
         daemon.wait_until(lambda status: status["pools"]["web"]["restarts"] == 1)
         daemon.wait_until(lambda _: len(set(daemon.workers()) - set(before)) == 1 and len(daemon.workers()) == 2)
         assert talk(address, b"hello\n").endswith(b"hello\n")
