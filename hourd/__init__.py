@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .context import Worker
     from .kinds import Context, Kind, register
+    from .kinds.connections import StreamKind
 
-__all__ = ["Context", "Kind", "Worker", "__version__", "register"]
+__all__ = ["Context", "Kind", "StreamKind", "Worker", "__version__", "register"]
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,10 @@ _HOMES = {"Worker": "context", "Context": "kinds", "Kind": "kinds", "register": 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "StreamKind":
+        from .kinds.connections import StreamKind  # noqa: PLC0415, as below
+
+        return StreamKind
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import context, kinds  # noqa: PLC0415, only those who ask pay for them

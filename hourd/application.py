@@ -6,6 +6,8 @@ It happens in the mold (``preload: true``) or in each worker, always after privi
 from __future__ import annotations
 
 import importlib
+import inspect
+import logging
 import sys
 import traceback
 from dataclasses import dataclass
@@ -14,13 +16,19 @@ from typing import Any
 
 import msgspec
 
-from . import errors, kinds, settings
+from . import __version__, errors, kinds, settings
+from .context import Worker, give_worker
+from .kinds import detection
+
+_logger = logging.getLogger("hourd.application")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A server's imported pieces."""
 
+    name: str
+    """Of its kind."""
     kind: type[kinds.Kind]
     options: Any
     app: Any
@@ -61,21 +69,66 @@ def explain(error: BaseException, what: str) -> str:
 
 
 def _load_part(name: str, server: settings.Server) -> Part:
-    what = f"server {name}: cannot import kind {server.kind}"
+    kind = _load_kind(name, server.kind)
+    options = _convert_options(name, server, server.kind, kind)
+    app = _resolve(server.app, f"server {name}: app") if server.app else None
+    part = Part(name=server.kind, kind=kind, options=options, app=app)
+    if kind is not detection.Auto:
+        return part
     try:
-        kind = kinds.load(server.kind)
+        found = detection.detect(app)
+    except detection.UnclearError as error:
+        raise errors.ConfigError(f"server {name}: {server.app} {error}") from None
+    return part if found is None else _settle(name, server, found, app)
+
+
+async def make(name: str, server: settings.Server, part: Part, worker: Worker) -> Part:
+    """Return a part whose kind is known: where only what its factory makes can tell, that is called here, once.
+
+    Raises:
+        errors.ConfigError: the kind cannot be told, or not be had.
+    """
+    if part.kind is not detection.Auto:
+        return part
+    app = give_worker(part.app, worker)()
+    if inspect.isawaitable(app):
+        app = await app
+    try:
+        found = detection.detect_made(app)
+    except detection.UnclearError as error:
+        raise errors.ConfigError(f"{server.app} {error}") from None
+    # A protocol is made for each connection: that was one, to look at.
+    return _settle(name, server, found, part.app if found.kind == "protocol" else app, quietly=worker.slot > 0)
+
+
+def _settle(name: str, server: settings.Server, found: detection.Found, app: Any, *, quietly: bool = False) -> Part:
+    """Take the kind that an application was found to be of, with the defaults of its options."""
+    said = f"server {name}: kind {found.kind}, since {server.app} {found.why}"
+    entry = kinds.find(found.kind)
+    lacks = kinds.missing(entry) if entry else f"is not available yet in hourd {__version__}"
+    if lacks:
+        raise errors.ConfigError(f"{said}; kind {found.kind} {lacks}")
+    _logger.log(logging.DEBUG if quietly else logging.INFO, "%s", said)
+    kind = _load_kind(name, found.kind)
+    try:
+        options = _convert_options(name, server, found.kind, kind)
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{said}; it needs options, which a configuration file can give: {error}") from None
+    return Part(name=found.kind, kind=kind, options=options, app=app)
+
+
+def _load_kind(name: str, kind: str) -> type[kinds.Kind]:
+    try:
+        return kinds.load(kind)
     except LookupError as error:
         raise errors.ConfigError(f"server {name}: {error}") from None
     except BaseException as error:
-        raise errors.BootError(explain(error, what)) from error
-    options = _convert_options(name, server, kind)
-    app = _resolve(server.app, f"server {name}: app") if server.app else None
-    return Part(kind=kind, options=options, app=app)
+        raise errors.BootError(explain(error, f"server {name}: cannot import kind {kind}")) from error
 
 
-def _convert_options(name: str, server: settings.Server, kind: type[kinds.Kind]) -> Any:
+def _convert_options(name: str, server: settings.Server, kind_name: str, kind: type[kinds.Kind]) -> Any:
     """Check options against the kind's own type; those of built-in kinds were checked before."""
-    what = f"options of server {name} (kind {server.kind})"
+    what = f"options of server {name} (kind {kind_name})"
     if server.where:
         what = f"{server.where}: {what}"
     known = {field.encode_name for field in msgspec.structs.fields(kind.Options)}

@@ -58,6 +58,8 @@ class Attendance:
             for (server, backlog), sock in zip(attend.sockets, sockets, strict=True):
                 sock.setblocking(False)
                 attended.append(_Attended(server, sock, await self._servers[server].listen(sock, backlog)))
+            for server in dict.fromkeys(each.server for each in attended):
+                await self._servers[server].attend()
         except OSError:
             for sock in sockets[len(attended) :]:
                 sock.close()

@@ -110,7 +110,7 @@ class MoldUnsafe:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A mold or a booting worker says why it will end."""
+    """A mold or a worker says why it will end."""
 
     child: int
     reason: str

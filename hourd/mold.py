@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from . import channel, descriptors, ending, errors, log, orders, privileges, stacks, worker
+from . import channel, descriptors, ending, errors, log, loops, orders, privileges, stacks, worker
 from .application import Application, explain, load
 from .worker import Birth
 
@@ -53,7 +53,7 @@ class Mold:
     def import_application(self) -> None:
         """Import, and find out whether that can be forked."""
         before = _sockets()
-        worker.loop_factory(self._orders.settings.loop)
+        loops.factory(self._orders.settings.loop)
         self._application = load(self._orders.settings)
         if remains := _remains(before):
             self._channel.send(channel.Unsafe(remains))

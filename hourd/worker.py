@@ -8,20 +8,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import gc
 import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from setproctitle import setproctitle
 
-from . import channel, context, descriptors, errors, kinds, log, scoreboard
-from .application import Application, explain, load
+from . import channel, context, descriptors, errors, kinds, log, loops, scoreboard
+from .application import Application, Part, explain, load, make
 from .attendance import Attendance
 from .kinds import blame
 from .orders import Orders
@@ -38,6 +39,8 @@ _TURNS = 3
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 _THE_END = channel.Packet(None)
 """Stands for the end of the channel among the master's messages."""
+_LAST_MOMENT = 2.0
+"""Seconds in which a worker that fails lets finish what is open in it. Its successor waits for its end."""
 _logger = logging.getLogger("hourd.worker")
 
 
@@ -73,6 +76,8 @@ class Life:
         self._cut = 0
         self._pulse = Pulse(min(_BEAT_MOST, self._pool.timeouts.slow / _BEATS), Random())  # noqa: S311, no secret
         self.drained = False
+        self.failed = False
+        """A server in it cannot go on."""
         self._worker = context.Worker(
             name=birth.orders.name,
             pool=birth.orders.pool,
@@ -80,6 +85,10 @@ class Life:
             generation=birth.orders.generation,
             log=logging.getLogger("hourd.worker"),
         )
+
+    @property
+    def exit_code(self) -> int:
+        return errors.EXIT_BOOT if self.failed else errors.EXIT_STOPPED
 
     async def live(self) -> None:
         """Live, from the first moment in the event loop to the last."""
@@ -93,6 +102,16 @@ class Life:
             await self._drain()
             self.drained = True
 
+    def _give_up(self, server: str, why: str, error: BaseException | None) -> None:
+        """End since a server cannot go on. Whoever drains ends anyway."""
+        if self.failed or self._worker.draining.is_set():
+            return
+        self.failed = True
+        what = f"server {server} cannot go on: {why}"
+        # From now on the master has siblings attend, and gives this worker some seconds to end.
+        self._channel.refuse(explain(error, what) if error else what, errors.EXIT_BOOT)
+        self._commands.put_nowait(_THE_END)
+
     # --- boot -------------------------------------------------------------------------------------
 
     async def _boot(self, stack: contextlib.AsyncExitStack) -> None:
@@ -102,7 +121,7 @@ class Life:
         await self._attempt("lifespan", self._enter_lifespan(stack, application))
         stack.push_async_callback(self._close_servers)
         for name, part in application.servers.items():
-            what = f"server {name} (kind {self._pool.servers[name].kind})"
+            what = f"server {name} (kind {part.name})"
             kind = await self._attempt(what, self._open(name, part))
             self._servers[name] = self._opened[name] = kind
 
@@ -119,10 +138,18 @@ class Life:
             lifespan = context.give_worker(application.lifespan, self._worker)
             self._worker.state = await stack.enter_async_context(lifespan())
 
-    async def _open(self, name: str, part: Any) -> kinds.Kind:
+    async def _open(self, name: str, part: Part) -> kinds.Kind:
+        part = await make(name, self._pool.servers[name], part, self._worker)
         server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
         kind: kinds.Kind = part.kind(
-            kinds.Context(server=name, app=part.app, options=part.options, worker=self._worker, log=server_log)
+            kinds.Context(
+                server=name,
+                app=part.app,
+                options=part.options,
+                worker=self._worker,
+                log=server_log,
+                give_up=functools.partial(self._give_up, name),
+            )
         )
         await kind.open()
         return kind
@@ -176,8 +203,8 @@ class Life:
         boot.cancel()
 
     async def _obey(self) -> None:
-        """Do what the master says until it says drain, or is gone."""
-        while True:
+        """Do what the master says until it says drain, or is gone; or until this worker cannot go on."""
+        while not self.failed:
             packet = await self._commands.get()
             match packet.message:
                 case channel.Attend() as attend:
@@ -188,7 +215,7 @@ class Life:
                     log.reopen()
                 case channel.Drain():
                     return
-                case None:
+                case None if not self.failed:
                     # Mostly the master is gone. It may also have dropped this one worker.
                     _logger.error("the channel to the master ended: draining")
                     self._left_alone = True
@@ -209,7 +236,8 @@ class Life:
             self._say(channel.CannotAttend(attend.slot))
             return
         self._unable = False
-        self._say(channel.Attends(attend.slot))
+        if not self.failed:
+            self._say(channel.Attends(attend.slot))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -229,6 +257,8 @@ class Life:
 
     async def _drain_server(self, name: str, server: kinds.Kind) -> None:
         grace = self._pool.servers[name].grace
+        if self.failed:
+            grace = min(grace, _LAST_MOMENT)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while server.connections:  # noqa: ASYNC110, no library tells of its last connection
@@ -289,13 +319,13 @@ def main(birth: Birth) -> int:
     life = Life(birth)
     try:
         birth.channel.send(channel.Hello())
-        with asyncio.Runner(loop_factory=loop_factory(mine.settings.loop)) as runner:
+        with asyncio.Runner(loop_factory=loops.factory(mine.settings.loop)) as runner:
             runner.run(life.live())
     except errors.HourdError as error:
         birth.channel.refuse(str(error), error.exit_code)
         return error.exit_code
     except (BrokenPipeError, ConnectionResetError, asyncio.CancelledError):
-        return errors.EXIT_STOPPED  # the master went, or changed its mind, while this worker booted
+        return life.exit_code  # the master went or changed its mind, or a server gave up, while this worker booted
     except Exception as error:  # noqa: BLE001, the master is to know it, whatever it is
         if life.drained:
             _logger.error("%s", explain(error, "lifespan failed to close"))  # noqa: TRY400, it holds the traceback
@@ -304,16 +334,7 @@ def main(birth: Birth) -> int:
         return errors.EXIT_INTERNAL
     finally:
         birth.channel.leave_open()
-    return errors.EXIT_STOPPED
-
-
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes the configured loop; a mold calls it too, to have imported it."""
-    if name == "asyncio":
-        return asyncio.new_event_loop
-    import uvloop  # noqa: PLC0415, only where it is wanted
-
-    return uvloop.new_event_loop
+    return life.exit_code
 
 
 def _ignore() -> None:

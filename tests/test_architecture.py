@@ -24,6 +24,7 @@ FLOORS = (
         "errors",
         "first",
         "locks",
+        "loops",
         "memory",
         "priority",
         "privileges",

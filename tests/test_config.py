@@ -274,7 +274,7 @@ TABLE = [
         server("grace: 1s", "qqq"),
         (
             "hourd.yaml:5: pools.web.servers.http.kind: there is no kind qqq; allowed are "
-            "aiohttp, asgi, protocol, ssh, stream, wsgi, or module:object of your own"
+            "aiohttp, asgi, auto, callable, protocol, ssh, stream, wsgi, or module:object of your own"
         ),
     ),
     (server("grace: 1s", "console"), f"hourd.yaml:5: pools.web.servers.http.kind: kind console {LATER}"),
@@ -854,7 +854,7 @@ class TestWithoutFile:
         assert loaded.file is None
         assert (loaded.settings.name, loaded.settings.directory) == ("hello", str(tmp_path))
         pool = loaded.settings.pools["main"]
-        assert (pool.workers, pool.servers["main"].kind, pool.servers["main"].bind) == (4, "aiohttp", (":8080",))
+        assert (pool.workers, pool.servers["main"].kind, pool.servers["main"].bind) == (4, "auto", (":8080",))
         assert without_places(load(to_yaml(loaded))) == without_places(loaded)
 
     def test_mistakes(self) -> None:

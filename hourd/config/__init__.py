@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from .. import errors
+from .. import errors, kinds
 from ..settings import Settings
 from . import checks, document, files, tree
 from .mistakes import Mistakes, Place, refusal, shown
@@ -27,8 +27,8 @@ from .tree import Scalar, Section
 __all__ = ["Loaded", "Overrides", "control_folders", "control_path", "from_app", "identify", "load"]
 
 FILE_MAX: Final = 1024 * 1024
-DEFAULT_KIND: Final = "aiohttp"
-"""Without a file. The master never imports user code, and cannot look at the object to tell."""
+DEFAULT_KIND: Final = kinds.AUTO
+"""Without a file. The master never imports user code: who does finds out what the object is."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TYPE: Final = inspect.type_info(Settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import msgspec
@@ -72,18 +71,8 @@ def _unusable(name: str, *, secret: bool) -> str | None:
         names = kinds.names()
         close = "" if secret else suggestion(name, names)
         return f"there is no kind KIND{close or '; allowed are ' + ', '.join(names) + ', or module:object of your own'}"
-    if missing := [module for module in entry.needs if not _importable(module)]:
-        install = f"'hourd[{entry.extra}]'" if entry.extra else " ".join(missing)
-        return f"kind KIND needs {', '.join(missing)}: pip install {install}"
-    return None
-
-
-def _importable(module: str) -> bool:
-    """Tell whether a module is installed. The parent of a dotted name would be imported: only the top is looked for."""
-    try:
-        return importlib.util.find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False
+    lacks = kinds.missing(entry)
+    return f"kind KIND {lacks}" if lacks else None
 
 
 def defer_options(_reader: Reader, _node: Node, _type: inspect.Type, _key: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import importlib
+import importlib.util
 import logging
 import socket
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class Context:
     worker: Worker
     log: logging.Logger
     """Its records name the server."""
+    give_up: Callable[[str, BaseException | None], None]
+    """Ends the worker as a failure: see ``Kind.give_up``."""
 
 
 class Kind(abc.ABC):
@@ -76,6 +79,9 @@ class Kind(abc.ABC):
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on."""
 
+    async def attend(self) -> None:  # noqa: B027, most kinds accept on each socket by itself
+        """Begin to accept, at the latest: ``listen`` was called for every socket of a slot."""
+
     @property
     @abc.abstractmethod
     def connections(self) -> int:
@@ -85,6 +91,19 @@ class Kind(abc.ABC):
         """Count and log an exception of user code."""
         self.errors += 1
         self.context.log.error("%s", what, exc_info=error)
+
+    def give_up(self, why: str, error: BaseException | None = None) -> None:
+        """Say that this server cannot go on. What ``open`` itself finds wrong, it raises.
+
+        Siblings take the worker's slots at once. What is open in it may finish for a moment, then it ends
+        and is replaced, with the delays of any failure; in a start or a reload that is the end of the trial.
+
+        Args:
+            why: for the operator.
+            error: its traceback is shown too.
+        """
+        self.errors += error is not None
+        self.context.give_up(why, error)
 
     def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
         """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""
@@ -112,7 +131,16 @@ class Entry:
     """Whether ``app:`` must be given."""
 
 
+AUTO = "auto"
+"""The kind of a server whose application is to tell its kind: without a file, unless ``--kind`` says it."""
+
 _BUILT_IN = (
+    Entry(
+        name=AUTO,
+        target="hourd.kinds.detection:Auto",
+        summary="what the application turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable or ssh",
+        options=options.AutoOptions,
+    ),
     Entry(
         name="aiohttp",
         target="hourd.kinds.aiohttp:Aiohttp",
@@ -148,6 +176,12 @@ _BUILT_IN = (
         extra="wsgi",
     ),
     Entry(
+        name="callable",
+        target="hourd.kinds.callable:Callable",
+        summary="what brings its own server: a coroutine function of (worker, sockets)",
+        options=options.CallableOptions,
+    ),
+    Entry(
         name="ssh",
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
@@ -156,7 +190,7 @@ _BUILT_IN = (
         extra="ssh",
     ),
 )
-LATER = ("datagram", "callable", "console", "container")
+LATER = ("datagram", "console", "container")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
@@ -190,6 +224,23 @@ def find(name: str) -> Entry | None:
         target = f"{known.__module__}:{known.__qualname__}"
         return Entry(name=name, target=target, summary=summary, options=known.Options, app=False)
     return _installed().get(name)
+
+
+def missing(entry: Entry) -> str | None:
+    """Say what a kind needs and does not have here, and how to install it; nothing when it has all."""
+    lacking = [module for module in entry.needs if not _importable(module)]
+    if not lacking:
+        return None
+    install = f"'hourd[{entry.extra}]'" if entry.extra else " ".join(lacking)
+    return f"needs {', '.join(lacking)}: pip install {install}"
+
+
+def _importable(module: str) -> bool:
+    """Tell whether a module is installed. The parent of a dotted name would be imported: only the top is looked for."""
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def names() -> list[str]:

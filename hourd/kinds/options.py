@@ -99,6 +99,14 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
     limit: Annotated[Size, Meta(description="buffer limit of the StreamReader")] = 64 * 1024
 
 
+class AutoOptions(Struct, frozen=True, kw_only=True):
+    """``kind: auto`` takes no options: they are its defaults, whichever kind it is."""
+
+
+class CallableOptions(Struct, frozen=True, kw_only=True):
+    """``kind: callable`` takes no options."""
+
+
 class SshOptions(Struct, frozen=True, kw_only=True):
     """Options of ``kind: ssh``."""
 
