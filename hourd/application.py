@@ -69,7 +69,13 @@ def _load_part(name: str, server: settings.Server) -> Part:
     except BaseException as error:
         raise errors.BootError(explain(error, what)) from error
     options = _convert_options(name, server, kind)
-    app = _resolve(server.app, f"server {name}: app") if server.app else None
+    try:
+        app = _resolve(server.app, f"server {name}: app") if server.app else None
+    except errors.BootError as error:
+        entry = kinds.find(server.kind)
+        if entry and entry.advice:
+            raise errors.BootError(f"{error}\n{entry.advice}") from error
+        raise
     return Part(kind=kind, options=options, app=app)
 
 

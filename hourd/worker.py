@@ -121,9 +121,13 @@ class Life:
 
     async def _open(self, name: str, part: Any) -> kinds.Kind:
         server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
+        configured = self._pool.servers[name]
         kind: kinds.Kind = part.kind(
-            kinds.Context(server=name, app=part.app, options=part.options, worker=self._worker, log=server_log)
-        )
+            kinds.Context(
+                server=name, app=part.app, options=part.options, worker=self._worker, log=server_log,
+                bind=configured.bind, grace=configured.grace,
+            )
+        )  # fmt: skip
         await kind.open()
         return kind
 

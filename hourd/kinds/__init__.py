@@ -51,6 +51,10 @@ class Context:
     worker: Worker
     log: logging.Logger
     """Its records name the server."""
+    bind: tuple[str, ...] = ()
+    """Where it listens, as the configuration says it."""
+    grace: float = 30.0
+    """Seconds that open connections have once the worker drains."""
 
 
 class Kind(abc.ABC):
@@ -110,6 +114,8 @@ class Entry:
     """What to install for it: ``pip install 'hourd[EXTRA]'``."""
     app: bool = True
     """Whether ``app:`` must be given."""
+    advice: str = ""
+    """What to do when it cannot be imported."""
 
 
 _BUILT_IN = (
@@ -139,8 +145,15 @@ _BUILT_IN = (
         needs="asyncssh",
         extra="ssh",
     ),
+    Entry(
+        name="container",
+        target="hourd.kinds.container:Container",
+        summary="code that was written for API-Hour: a subclass of hourd.Container",
+        options=options.ContainerOptions,
+        advice="what to change in code for API-Hour is listed in docs/migration.md",
+    ),
 )
-LATER = ("asgi", "wsgi", "datagram", "callable", "console", "container")
+LATER = ("asgi", "wsgi", "datagram", "callable", "console")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
