@@ -71,7 +71,7 @@ def explain(error: BaseException, what: str) -> str:
 def _load_part(name: str, server: settings.Server) -> Part:
     kind = _load_kind(name, server.kind)
     options = _convert_options(name, server, server.kind, kind)
-    app = _resolve(server.app, f"server {name}: app") if server.app else None
+    app = _import_app(name, server)
     part = Part(name=server.kind, kind=kind, options=options, app=app)
     if kind is not detection.Auto:
         return part
@@ -80,6 +80,16 @@ def _load_part(name: str, server: settings.Server) -> Part:
     except detection.UnclearError as error:
         raise errors.ConfigError(f"server {name}: {server.app} {error}") from None
     return part if found is None else _settle(name, server, found, app)
+
+
+def _import_app(name: str, server: settings.Server) -> Any:
+    try:
+        return _resolve(server.app, f"server {name}: app") if server.app else None
+    except errors.BootError as error:
+        entry = kinds.find(server.kind)
+        if entry and entry.advice:
+            raise errors.BootError(f"{error}\n{entry.advice}") from error
+        raise
 
 
 async def make(name: str, server: settings.Server, part: Part, worker: Worker) -> Part:

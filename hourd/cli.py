@@ -29,6 +29,16 @@ Command = Callable[..., Any]
 class Group(click.Group):
     """Ends with the exit code of a ``HourdError`` after printing it."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "import"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "import":
+            from .importing import commands  # noqa: PLC0415, the master is to stay small
+
+            return commands.group
+        return super().get_command(ctx, cmd_name)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_standard_files()
         return super().main(*args, **kwargs)

@@ -141,6 +141,7 @@ class Life:
     async def _open(self, name: str, part: Part) -> kinds.Kind:
         part = await make(name, self._pool.servers[name], part, self._worker)
         server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
+        configured = self._pool.servers[name]
         kind: kinds.Kind = part.kind(
             kinds.Context(
                 server=name,
@@ -149,6 +150,8 @@ class Life:
                 worker=self._worker,
                 log=server_log,
                 give_up=functools.partial(self._give_up, name),
+                bind=configured.bind,
+                grace=configured.grace,
             )
         )
         await kind.open()

@@ -15,6 +15,7 @@ import click
 
 from hourd import __version__, cli
 from hourd.config.schema import json_schema
+from hourd.importing import commands as importing
 
 Schema = dict[str, Any]
 
@@ -56,7 +57,7 @@ def main() -> None:
 
 def _commands() -> Iterator[str]:
     told: dict[tuple[str | None, ...], str] = {}
-    for name, command in cli.main.commands.items():
+    for name, command in _all_commands():
         arguments = [one for one in command.params if isinstance(one, click.Argument)]
         yield f".SS {_bold('hourd ' + name)} {' '.join(map(_metavar, arguments))}".rstrip()
         yield from _paragraphs(command.help or "")
@@ -75,18 +76,23 @@ def _commands() -> Iterator[str]:
             yield from (".PP", f"{', '.join(options)}: as for {_bold('hourd ' + other)}.")
 
 
+def _all_commands() -> Iterator[tuple[str, click.Command]]:
+    yield from cli.main.commands.items()
+    yield from ((f"import {name}", command) for name, command in importing.group.commands.items())
+
+
 def _value(option: click.Option) -> str:
     return "" if option.is_flag else f" {_italic(option.metavar or option.type.name.upper())}"
 
 
 def _metavar(argument: click.Argument) -> str:
-    name = _italic(argument.name.upper() if argument.name else "")
+    name = _italic(argument.metavar or (argument.name or "").upper())
     return name if argument.required else f"[{name}]"
 
 
 def _environment() -> Iterator[str]:
     told: dict[str, list[str]] = {}
-    for command in cli.main.commands.values():
+    for _, command in _all_commands():
         for parameter in command.params:
             for variable in [parameter.envvar] if isinstance(parameter.envvar, str) else []:
                 told.setdefault(variable, [])

@@ -54,6 +54,10 @@ class Context:
     """Its records name the server."""
     give_up: Callable[[str, BaseException | None], None]
     """Ends the worker as a failure: see ``Kind.give_up``."""
+    bind: tuple[str, ...]
+    """Where it listens, as the configuration says it."""
+    grace: float
+    """Seconds that open connections have once the worker drains."""
 
 
 class Kind(abc.ABC):
@@ -129,6 +133,8 @@ class Entry:
     """What to install for it: ``pip install 'hourd[EXTRA]'``."""
     app: bool = True
     """Whether ``app:`` must be given."""
+    advice: str = ""
+    """What to do when it cannot be imported."""
 
 
 AUTO = "auto"
@@ -138,7 +144,7 @@ _BUILT_IN = (
     Entry(
         name=AUTO,
         target="hourd.kinds.detection:Auto",
-        summary="what the application turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable or ssh",
+        summary="what the application turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable, container or ssh",
         options=options.AutoOptions,
     ),
     Entry(
@@ -189,8 +195,15 @@ _BUILT_IN = (
         needs=("asyncssh",),
         extra="ssh",
     ),
+    Entry(
+        name="container",
+        target="hourd.kinds.container:Container",
+        summary="code that was written for API-Hour: a subclass of hourd.Container",
+        options=options.ContainerOptions,
+        advice="what to change in code for API-Hour is listed in docs/migration.md",
+    ),
 )
-LATER = ("datagram", "console", "container")
+LATER = ("datagram", "console")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}

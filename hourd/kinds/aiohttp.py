@@ -47,6 +47,13 @@ class Runner(web.AppRunner):
         await self._shutdown
 
 
+class ServerRunner(web.ServerRunner):
+    """Runs a server that was made already, such as ``make_handler`` does, which knows of no ``on_shutdown``."""
+
+    def begin_shutdown(self) -> None:
+        pass
+
+
 class Aiohttp(Kind):
     """Serve an application, or what a factory (plain or async) makes in the worker."""
 
@@ -62,7 +69,7 @@ class Aiohttp(Kind):
             app._client_max_size = options.client_max_size  # noqa: SLF001, aiohttp takes it at creation only
         if not app.frozen:
             app[WORKER] = self.context.worker
-        self._runner = Runner(
+        runner = Runner(
             app,
             handle_signals=False,
             logger=self.context.log,
@@ -74,6 +81,10 @@ class Aiohttp(Kind):
             # hourd gives connections their grace itself, before it closes the runner.
             shutdown_timeout=0.1,
         )
+        await self._set_up(runner)
+
+    async def _set_up(self, runner: Runner | ServerRunner) -> None:
+        self._runner = runner
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server

@@ -6,7 +6,7 @@ server libraries. The kind itself gets them already checked.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -122,3 +122,12 @@ class SshOptions(Struct, frozen=True, kw_only=True):
     keepalive_interval: Annotated[Duration, Meta(description="ask an idle client this often; 0 is never")] = 0.0
     line_editor: Annotated[bool, Meta(description="offer line editing and history on a terminal")] = True
     sftp: Annotated[bool, Meta(description="offer SFTP on the files the worker may read")] = False
+
+
+class ContainerOptions(AiohttpOptions, frozen=True, kw_only=True):
+    """Options of ``kind: container``; besides those, what its HTTP servers take."""
+
+    config: Annotated[
+        str | dict[str, Any] | None, Meta(description="the container's config: a YAML file, or what would be in it")
+    ] = None
+    cfg: Annotated[dict[str, Any], Meta(description="settings of Gunicorn that the code reads as worker.cfg")] = {}
