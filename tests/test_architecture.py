@@ -25,6 +25,7 @@ FLOORS = (
         "first",
         "locks",
         "memory",
+        "networks",
         "priority",
         "privileges",
         "scaling",
