@@ -28,6 +28,7 @@ FLOORS = (
         "networks",
         "priority",
         "privileges",
+        "request_id",
         "scaling",
         "scoreboard",
         "systemd",

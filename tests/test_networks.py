@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hourd.networks import NETWORK_HINT, Networks, parse_network
@@ -63,6 +63,8 @@ def test_any_text_is_taken_or_refused(text):
 def test_an_address_is_in_the_networks_around_it_only(address, bits):
     network = ipaddress.ip_network((address, min(bits, address.max_prefixlen)), strict=False)
     networks = Networks([parse_network(str(network))])
+    # IPv4 in IPv6 is in networks of IPv4, and in those of IPv6 that are written so.
+    assume(bits >= 96 or getattr(address, "ipv4_mapped", None) is None)
     assert networks.has_peer((str(address), 1))
     if network.prefixlen:
         outside = type(address)(int(address) ^ (1 << (address.max_prefixlen - network.prefixlen)))
