@@ -48,6 +48,11 @@ def current() -> str:
     return it.text
 
 
+def known() -> str | None:
+    """Return the id of the request that this context belongs to, or ``None`` outside of requests."""
+    return None if _current.get() is None else current()
+
+
 def make() -> str:
     """Return a new id: 32 hexadecimal digits. It is no secret, and workers do not share their chance (``os.fork``)."""
     return f"{random.getrandbits(_BITS):032x}"  # noqa: S311

@@ -35,7 +35,7 @@ FLOORS = (
         "table",
         "units",
     },
-    {"pid_file", "settings", "stacks", "unix"},
+    {"aiohttp", "engines", "pid_file", "settings", "stacks", "unix"},
     {"inherited", "events", "kinds", "log", "orders", "restarts"},
     {"application", "attendance", "children", "config", "signals"},
     {"state"},
