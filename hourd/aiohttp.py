@@ -172,8 +172,9 @@ def add_request_id(app: web.Application, *, trusted: Iterable[str] = ()) -> None
 
     Args:
         app: the outermost application, before it serves.
-        trusted: whose own ``X-Request-ID`` is taken: addresses, networks, ``unix``. It is what connects that
-            counts, not what a proxy says; ids that are too long or of unusual characters are replaced.
+        trusted: whose own ``X-Request-ID`` is taken: addresses, networks, ``unix``. It is who connects that
+            counts, not what a proxy says; ids that are too long or of unusual characters are replaced. An id that
+            the server has taken over already, from a proxy that it trusts, stays.
     """
     networks = Networks(map(parse_network, trusted))
 
@@ -182,8 +183,9 @@ def add_request_id(app: web.Application, *, trusted: Iterable[str] = ()) -> None
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         # Never reset: aiohttp logs a handler's exception afterwards. The connection's next request has its own.
-        given = networks and networks.has_peer(_peer(request)) and request.headers.get(request_id.HEADER)
-        request_id.begin(given or None)
+        if networks and networks.has_peer(_peer(request)):
+            request_id.begin(request.headers.get(request_id.HEADER))
+        request_id.enter()
         return await handler(request)
 
     app.middlewares.insert(0, middleware)

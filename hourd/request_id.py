@@ -18,10 +18,11 @@ _BITS: Final = 128
 
 
 class _Id:
-    __slots__ = ("text",)
+    __slots__ = ("entered", "text")
 
     def __init__(self, text: str | None) -> None:
         self.text = text
+        self.entered = False
 
 
 _current: contextvars.ContextVar[_Id | None] = contextvars.ContextVar("hourd.request_id", default=None)
@@ -35,6 +36,19 @@ def begin(given: str | None = None) -> None:
             passed over.
     """
     _current.set(_Id(given if given is not None and _VALID.fullmatch(given) else None))
+
+
+def enter() -> None:
+    """Note that an application was given a request, which begins here unless its server has noted that already.
+
+    Requests of one connection may share a context, so the one before is told from the one that has just begun.
+    """
+    it = _current.get()
+    if it is None or it.entered:
+        begin()
+        it = _current.get()
+        assert it is not None
+    it.entered = True
 
 
 def current() -> str:
@@ -55,4 +69,4 @@ def known() -> str | None:
 
 def make() -> str:
     """Return a new id: 32 hexadecimal digits. It is no secret, and workers do not share their chance (``os.fork``)."""
-    return f"{random.getrandbits(_BITS):032x}"  # noqa: S311
+    return f"{random.getrandbits(_BITS):032x}"

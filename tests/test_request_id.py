@@ -52,3 +52,26 @@ def test_tasks_and_threads_of_a_request_have_its_id():
         return {first, second, request_id.current()}
 
     assert len(in_context(asyncio.run, run())) == 1
+
+
+def test_a_request_that_its_server_has_begun_is_entered_as_it_is():
+    def within():
+        request_id.begin("given")
+        request_id.enter()
+        first = request_id.current()
+        request_id.enter()  # the next one of the connection, of which no server has told
+        return first, request_id.current()
+
+    first, second = contextvars.Context().run(within)
+    assert first == "given"
+    assert second not in ("given", None)
+
+
+def test_outside_of_requests_no_id_is_made():
+    assert contextvars.Context().run(request_id.known) is None
+
+    def within():
+        request_id.enter()
+        return request_id.known() == request_id.current()
+
+    assert contextvars.Context().run(within)
