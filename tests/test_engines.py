@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
+import traceback
 import types
 
 import aiohttp
 import pytest
 
-from hourd import engines, errors
+from hourd import Worker, engines, errors
 from hourd.engines import urls
 
 from .daemon import Daemon, pool, talk
@@ -185,14 +187,45 @@ def test_a_connection_that_is_kept_is_cut(postgresql, redis):
         ("TEST_REDIS", "http://x:wr0ng@y", 78, "engine cache: its URL has to begin with redis:// or rediss:// or unix://"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_opened_refuses_the_start_without_the_password(postgresql, redis, variable, url, code, message):
+def test_what_cannot_be_opened_is_told_without_the_password(
+    postgresql, redis, monkeypatch, variable, url, code, message
+):
     places = {"db": postgresql.folder, "redis": redis.folder}
-    with started(postgresql, redis, environment={variable: url.format(**places)}, workers=1) as daemon:
+    for name, value in {"TEST_DB": postgresql.url(), "TEST_REDIS": redis.url()}.items():
+        monkeypatch.setenv(name, url.format(**places) if name == variable else value)
+    lifespan = engines.compose(
+        db=engines.postgresql("$TEST_DB"), cache=engines.redis("$TEST_REDIS"), http=engines.client_session()
+    )
+    worker = Worker(name="test", pool="web", slot=0, generation=1, log=logging.getLogger("test"))
+
+    async def enter():
+        async with lifespan(worker):
+            pytest.fail("it was opened")
+
+    with pytest.raises(errors.HourdError) as caught:
+        asyncio.run(enter())
+    assert caught.value.exit_code == code
+    assert str(caught.value).startswith(message.format(**places))
+    assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in str(caught.value)
+    assert postgresql.connections() == 0
+
+
+@pytest.mark.parametrize(
+    ("password", "code", "message"),
+    [
+        ("wr0ng", 75, 'password authentication failed for user "owner"'),
+        ("wr0/ng", 78, "its URL (postgresql://...) is malformed"),
+    ],
+)
+def test_a_wrong_password_refuses_the_start(postgresql, redis, password, code, message):
+    url = postgresql.url(password).replace("@/", "@localhost/") if code == 78 else postgresql.url(password)
+    with started(postgresql, redis, environment={"TEST_DB": url}, workers=1) as daemon:
         daemon.allow("engine", "it is stopped at once")
         assert daemon.wait() == code
-        assert f"lifespan: {message.format(**places)}" in daemon.log
-        assert "wr0ng" not in daemon.log
-        assert PASSWORD not in daemon.log
+        assert "lifespan: engine db: " in daemon.log
+        assert message in daemon.log
+        assert "wr0" not in daemon.log
         assert "Traceback" not in daemon.log
     assert postgresql.connections() == 0
 
