@@ -466,7 +466,7 @@ def test_each_request_has_an_id_in_its_answer_and_in_logs():
         found = asyncio.run(all_of_it())
         ids = [each for _, each in found]
         assert len(set(ids)) == len(ids)
-        assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
+        assert all(re.fullmatch("[0-9a-f]{28}", each) for each in ids)
         records = [json.loads(line) for line in daemon.log.splitlines()]
         of = {path: [each["message"] for each in records if each.get("request_id") == found] for path, found in found}
         assert of["/said"] == ["said"]
