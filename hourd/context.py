@@ -8,7 +8,18 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an engine is (``hourd.engines``)."""
+
+    ok: bool = True
+    reason: str = ""
+    """Why it is not."""
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(kw_only=True)
@@ -29,6 +40,8 @@ class Worker:
     log: logging.Logger
     state: Any = None
     """What the pool's lifespan yielded."""
+    health: dict[str, Health] = field(default_factory=dict)
+    """How the engines of the lifespan are, by name."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the worker is to finish: no new connection comes, open ones have their server's grace."""
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from . import request_id
 from .settings import Log
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -42,6 +43,8 @@ class JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if (request := request_id.known()) is not None:
+            entry["request_id"] = request
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         return msgspec.json.encode(entry).decode()

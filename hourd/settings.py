@@ -6,7 +6,7 @@ to molds and workers, so a field may be added and must not change its meaning.
 Markers that ``config.py`` reads from ``Meta.extra``:
 
 ``unit``    how the value is written (``duration``, ``size``, ``share``) or which form it has
-            (``address``, ``reference``, ``mode``)
+            (``address``, ``reference``, ``mode``, ``network``)
 ``least``   the least value of a duration, a power of ten: seconds; with ``why`` a reason that a refusal adds
 ``later``   part of the contract, not implemented in this version: refused by name
 ``hidden``  set by hourd, not by users

@@ -17,6 +17,8 @@ import pytest
 
 import hourd
 
+from .servers import PostgreSQL, Redis
+
 
 @dataclass(frozen=True)
 class Nobody:
@@ -75,3 +77,29 @@ def _can_run(entry: pwd.struct_passwd, python: str, path: str) -> bool:
     except OSError:
         return False
     return result.returncode == 0
+
+
+@pytest.fixture(scope="session")
+def _postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[Redis]:
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql(_postgresql: PostgreSQL) -> PostgreSQL:
+    """Provide a PostgreSQL server, which a test may kill."""
+    _postgresql.see_to()
+    return _postgresql
+
+
+@pytest.fixture
+def redis(_redis: Redis) -> Redis:
+    """Provide a Redis server, which a test may kill."""
+    _redis.see_to()
+    return _redis

@@ -185,3 +185,33 @@ def test_the_readmes_say_what_there_is():
         config = (TREE / "contrib/examples" / example / "hourd.yaml").read_text()
         for port in re.findall(r"127\.0\.0\.1[: ](\d+)|-p (\d+)", readme):
             assert f"127.0.0.1:{''.join(port)}" in config
+
+
+def test_notes(tmp_path, postgresql, redis, monkeypatch):
+    postgresql.sql("DROP TABLE IF EXISTS notes")
+    monkeypatch.setenv("NOTES_DB", postgresql.url())
+    monkeypatch.setenv("NOTES_REDIS", redis.url())
+    with started("notes", tmp_path) as daemon:
+        daemon.expect("READY=1")
+
+        async def talk():
+            url = f"http://{daemon.addresses('web', 'http')[0]}"
+            async with aiohttp.ClientSession() as session:
+                async with session.post(url, json={"text": "hello"}) as response:
+                    assert response.status == 201
+                    number = (await response.json())["id"]
+                async with session.post(url, json={"text": 1}) as response:
+                    assert response.status == 422
+                for cached in (False, True):
+                    async with session.get(f"{url}/{number}") as response:
+                        assert await response.json() == {"text": "hello", "cached": cached}
+                        assert response.headers["X-Request-ID"]
+                async with session.get(f"{url}/999") as response:
+                    assert response.status == 404
+                async with session.get(f"{url}/health") as response:
+                    assert {name: each["ok"] for name, each in (await response.json()).items()} == {
+                        "db": True,
+                        "cache": True,
+                    }
+
+        asyncio.run(talk())

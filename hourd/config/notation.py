@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from .. import addresses, units
+from .. import addresses, networks, units
 from .mistakes import alternatives
 from .tree import Items, Node, Scalar
 
@@ -89,6 +89,7 @@ UNITS: Final = {
     "share": Unit(units.SHARE_HINT, _share, units.format_share, r"^\d+(\.\d+)?%$"),
     "mode": Unit(_MODE_HINT, _mode, lambda mode: f"{mode:04o}", r"^(0o?)?[0-7]{3,4}$"),
     "address": Unit(addresses.ADDRESS_HINT, _address, str, _ADDRESS_PATTERN),
+    "network": Unit(networks.NETWORK_HINT, networks.parse_network, str, r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$|^unix$"),
     "reference": Unit(_REFERENCE_HINT, _reference, str, r"^[^\s:]+:[^\s:]+$"),
 }
 

@@ -26,6 +26,10 @@ from .options import AiohttpOptions
 from .patience import Patience
 
 _SERVER_ERROR = 500
+_LAST_TURN = 0.1
+"""Seconds that a handler has to end by itself once its connection was cut."""
+_TO_END = 1.0
+"""Seconds that it has to end once it was cancelled: to roll a transaction back, say."""
 
 WORKER: web.AppKey[Worker] = web.AppKey("hourd.worker", Worker)
 """Where an application finds its worker: ``request.app[hourd.kinds.aiohttp.WORKER]``."""
@@ -123,6 +127,8 @@ class Aiohttp(Kind):
             self._websockets.told.update(self._server.connections)
         if self._departure:
             self._departure.cut()
+        if self._server:
+            await _end_handlers(self._server)
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:
@@ -145,6 +151,17 @@ class Aiohttp(Kind):
         if not isinstance(app, web.Application):
             raise errors.BootError(f"app is {app!r}, expected an aiohttp.web.Application or a factory of one")
         return app
+
+
+async def _end_handlers(server: web.Server) -> None:
+    """Have handlers that are left end while what they use is still open. aiohttp forgets them with their connection."""
+    requests = [connection._current_request for connection in server.connections]  # noqa: SLF001, it has no other way
+    if tasks := [request.task for request in requests if request is not None]:
+        _, late = await asyncio.wait(tasks, timeout=_LAST_TURN)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_TO_END)
 
 
 def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]:

@@ -1,0 +1,112 @@
+"""Engines as a pool's lifespan: opened, watched, closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
+
+from .. import errors
+from ..context import Health, Worker
+from .engine import Engine
+
+_OPEN_WITHIN = 10.0
+"""Seconds for each engine; a worker that boots has 60 for everything, unless its pool says otherwise."""
+_CHECK_EVERY = 2.0
+_CHECK_WITHIN = 3.0
+_CLOSE_WITHIN = 3.0
+"""Seconds for all engines: five seconds after its grace, a worker that drains is killed."""
+_REASON_MOST = 300
+
+
+class State(SimpleNamespace):
+    """What ``compose`` yields: each engine's object under the engine's name."""
+
+
+def compose(**engines: Engine) -> Callable[[Worker], AbstractAsyncContextManager[State]]:
+    """Return a lifespan that opens engines in this order and closes them after draining.
+
+    Args:
+        engines: by name; ``worker.state`` has what each opens under that name, and ``worker.health`` how it is.
+    """
+    for name, engine in engines.items():
+        if not isinstance(engine, Engine):
+            raise TypeError(f"{name} is {engine!r}, expected an engine, such as engines.postgresql(...)")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(worker: Worker) -> AsyncIterator[State]:
+        opened: dict[str, Engine] = {}
+        state = State()
+        try:
+            for name, engine in engines.items():
+                setattr(state, name, await _open(name, engine))
+                opened[name] = engine
+                worker.health[name] = Health()
+            watch = asyncio.create_task(_watch(worker, opened))
+            try:
+                yield state
+            finally:
+                watch.cancel()
+        finally:
+            await asyncio.gather(*(_close(worker, name, engine) for name, engine in opened.items()))
+
+    return lifespan
+
+
+async def _open(name: str, engine: Engine) -> object:
+    """Open an engine, once: whoever starts workers tries again, with its own patience."""
+    try:
+        async with asyncio.timeout(_OPEN_WITHIN):
+            return await engine.open()
+    except errors.HourdError as error:
+        raise type(error)(f"engine {name}: {error}") from None
+    except TimeoutError:
+        raise errors.BootError(f"engine {name}: no answer from {engine.where} within {_OPEN_WITHIN:g}s") from None
+    except Exception as error:
+        if not isinstance(error, (OSError, *engine.failures)):
+            raise
+        raise errors.BootError(f"engine {name}: cannot open {engine.where}: {_reason(error)}") from None
+
+
+async def _watch(worker: Worker, engines: dict[str, Engine]) -> None:
+    while True:
+        await asyncio.sleep(_CHECK_EVERY)
+        await asyncio.gather(*(_look(worker, name, engine) for name, engine in engines.items()))
+
+
+async def _look(worker: Worker, name: str, engine: Engine) -> None:
+    """Ask how an engine is, and tell of a change, once."""
+    reason = ""
+    try:
+        async with asyncio.timeout(_CHECK_WITHIN):
+            await engine.check()
+    except TimeoutError:
+        reason = f"no answer within {_CHECK_WITHIN:g}s"
+    except Exception as error:  # noqa: BLE001, whatever it is, it cannot be used
+        reason = _reason(error)
+    before = worker.health[name]
+    if before.ok == (not reason):
+        return
+    worker.health[name] = now = Health(ok=not reason, reason=reason)
+    if reason:
+        worker.log.error("engine %s: %s is down: %s", name, engine.where, reason)
+    else:
+        seconds = (now.since - before.since).total_seconds()
+        worker.log.info("engine %s: %s is up again after %.1fs", name, engine.where, seconds)
+
+
+async def _close(worker: Worker, name: str, engine: Engine) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_WITHIN):
+            await engine.close()
+    except TimeoutError:
+        worker.log.warning("engine %s: was not closed within %gs, so it is cut", name, _CLOSE_WITHIN)
+    except Exception:
+        worker.log.exception("engine %s: failed to close", name)
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:_REASON_MOST]
+    return text or type(error).__name__
