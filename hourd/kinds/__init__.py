@@ -144,7 +144,7 @@ _BUILT_IN = (
     Entry(
         name=AUTO,
         target="hourd.kinds.detection:Auto",
-        summary="what the application turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable, container or ssh",
+        summary="what APP turns out to be: aiohttp, asgi, wsgi, protocol, stream, callable, container or ssh",
         options=options.AutoOptions,
     ),
     Entry(

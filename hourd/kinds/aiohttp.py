@@ -95,10 +95,9 @@ class Aiohttp(Kind):
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
         watch()
+        options = self.context.options
         owes = functools.partial(aiohttp_limits.owes, options=options)
-        self._patience = Patience(
-            lambda: self._server.connections if self._server else (), owes, options.shortest_timeout
-        )
+        self._patience = Patience(self._get_connections, owes, options.shortest_timeout)
 
     def _get_connections(self) -> list[web.RequestHandler]:
         return self._server.connections if self._server else []
