@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -27,8 +29,16 @@ class Websocket(WebSocketsSansIOProtocol):
         super().__init__(**given)
         self.logger = self.conn.logger = kind.log  # type: ignore[assignment]
         setattr(self, MARK, kind)
+        self.app = functools.partial(self._serve, self.app)
         if kind.is_leaving:
             self.__class__ = LastWebsocket
+
+    async def _serve(self, app: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return await app(*given)
+        finally:
+            if self.initial_response is not None and self.close_sent:
+                self.handshake_complete = True  # by a refusal in the application's own words; uvicorn forgets that
 
     def leave(self) -> None:
         """Close it when its handshake is over, at a random moment: not all clients are to come back at once."""
