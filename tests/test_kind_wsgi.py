@@ -414,12 +414,13 @@ def test_a_reload_waits_for_a_thread():
             daemon.wait_for_the_old()
 
 
-def test_a_thread_whose_client_is_gone_has_its_time_too():
+@pytest.mark.parametrize("path", ["gate", "gate-at-close"])
+def test_a_thread_whose_client_is_gone_has_its_time_too(path):
     with Daemon(one(), {"app.py": APP, "gate.py": GATE}) as daemon:
         daemon.expect("READY=1")
         with Gate(daemon.folder) as gate:
             with connect(daemon.addresses()[0]) as sock:
-                sock.sendall(get("/gate"))
+                sock.sendall(get(f"/{path}"))
                 pid, waiting = gate.next()
             assert daemon.reload().ok
             threading.Event().wait(1)  # which is longer than nobody has a grace

@@ -294,6 +294,18 @@ def gate(environ, start_response):
     return [b"through"]
 
 
+def gate_at_close(environ, start_response):
+    start_response("200 OK", [*TEXT, ("Content-Length", "5")])
+    return Waiting("gate", [b"early"])
+
+
+class Waiting(Part):
+    def close(self):
+        from gate import wait_at_gate
+
+        wait_at_gate()
+
+
 def forever(environ, start_response):
     NOTES.append("forever")
     threading.Event().wait()
