@@ -8,6 +8,7 @@ the worker, where factories are called anyway, once, and what it makes is looked
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import math
 from collections.abc import Callable
@@ -239,10 +240,9 @@ def _signature(app: Any) -> inspect.Signature | None:
     try:
         return inspect.signature(app, eval_str=True)
     except Exception:  # noqa: BLE001, annotations are expressions and may raise anything
-        try:
+        with contextlib.suppress(Exception):
             return inspect.signature(app)
-        except (TypeError, ValueError):
-            return None
+        return None
 
 
 def _is_coroutine_function(app: Any) -> bool:

@@ -56,7 +56,8 @@ def says(address):
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_websockets(loop):
     with daemon("websockets_server:serve", "callable", loop=loop) as it:
-        it.allow("websockets.server")
+        # The handler does not catch what tells it of the end, be it ours (1001) or the client's.
+        it.allow("connection handler failed\n.*websockets.exceptions.ConnectionClosed(OK|Error): (sent|received) 1")
         prove(it, says, grace=GRACE)
 
 
@@ -99,7 +100,6 @@ def test_aiosmtpd_loses_no_mail():
                 yield
 
     with daemon("smtp:connect", "protocol") as it:
-        it.allow("mail.log")
         prove(it, mails, grace=GRACE)
         got = [path.read_text() for path in (it.folder / "mails").iterdir()]
         numbers = {int(text.partition("Subject: mail ")[2].splitlines()[0]) for text in got}
