@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ..addresses import Address, Transport, parse
 from . import options
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on."""
+        """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on.
+
+        Where ``bind:`` says so it is a datagram socket (``sock.type``). Others read it too by then, or after the
+        result was closed: so nothing may be read from it any more, but what was read can still be answered.
+        """
 
     @property
     @abc.abstractmethod
@@ -110,6 +116,8 @@ class Entry:
     """What to install for it: ``pip install 'hourd[EXTRA]'``."""
     app: bool = True
     """Whether ``app:`` must be given."""
+    transport: Transport = "stream"
+    """What its sockets are for; ``any`` where each address says so itself."""
 
 
 _BUILT_IN = (
@@ -132,6 +140,13 @@ _BUILT_IN = (
         options=options.StreamOptions,
     ),
     Entry(
+        name="datagram",
+        target="hourd.kinds.datagram:Datagram",
+        summary="UDP: a factory of asyncio.DatagramProtocol",
+        options=options.DatagramOptions,
+        transport="datagram",
+    ),
+    Entry(
         name="ssh",
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
@@ -140,7 +155,7 @@ _BUILT_IN = (
         extra="ssh",
     ),
 )
-LATER = ("asgi", "wsgi", "datagram", "callable", "console", "container")
+LATER = ("asgi", "wsgi", "callable", "console", "container")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
@@ -165,15 +180,34 @@ def register(name: str) -> Callable[[type[Kind]], type[Kind]]:
 def find(name: str) -> Entry | None:
     """Return what is known of a kind without importing it, or ``None``."""
     if ":" in name:
-        return Entry(name=name, target=name, summary="", app=False)
+        return Entry(name=name, target=name, summary="", app=False, transport="any")
     known = _registered.get(name)
     if isinstance(known, Entry):
         return known
     if known is not None:
         summary = (known.__doc__ or "").strip().partition("\n")[0]
         target = f"{known.__module__}:{known.__qualname__}"
-        return Entry(name=name, target=target, summary=summary, options=known.Options, app=False)
+        return Entry(name=name, target=target, summary=summary, options=known.Options, app=False, transport="any")
     return _installed().get(name)
+
+
+def addresses(name: str, text: str) -> tuple[Address, ...]:
+    """Return the addresses that a text of ``bind:`` stands for, where it is that of a server of a kind.
+
+    Raises:
+        ValueError: it is no address, or none for this kind. The message does not repeat the text.
+    """
+    entry = find(name)
+    transport: Transport = entry.transport if entry else "any"
+    return tuple(_for(each, name, transport) for each in parse(text))
+
+
+def _for(address: Address, name: str, transport: Transport) -> Address:
+    if transport == "stream" and address.transport == "datagram":
+        raise ValueError(f"is for datagrams, and kind {name} serves connections; leave out udp:")
+    if transport == "datagram" or (transport == "any" and address.inherited):
+        return replace(address, transport=transport)
+    return address
 
 
 def names() -> list[str]:
@@ -211,6 +245,7 @@ def _installed() -> dict[str, Entry]:
             target=point.value,
             summary=f"from {point.dist.name}" if point.dist else "from an installed package",
             app=False,
+            transport="any",
         )
         for point in importlib.metadata.entry_points(group=GROUP)
     }
