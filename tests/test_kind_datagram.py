@@ -89,6 +89,26 @@ async def serve(reader, writer):
     writer.write(b"stream")
     writer.close()
 """
+OWN = """
+import asyncio
+import socket
+
+import app
+import hourd
+
+
+class Kind(hourd.Kind):
+    connections = 0
+
+    async def listen(self, sock, backlog):
+        if sock.type == socket.SOCK_STREAM:
+            return await asyncio.start_server(app.serve, sock=sock, backlog=backlog)
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(app.Answer, sock=sock)
+        return transport
+
+    async def close(self):
+        pass
+"""
 FILES = {"app.py": APP, "gate.py": GATE}
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 PLACES = {"ipv4": "127.0.0.1:0", "ipv6": "[::1]:0", "path": "unix:{folder}/s", "abstract": "unix:@hourd-{name}"}
@@ -205,6 +225,19 @@ def test_tcp_and_udp_have_ports_of_their_own():
             assert talk(bind) == b"stream"
             assert daemon.reload().ok
         assert set(daemon.manager.kept) == {f"hourd/127.0.0.1_{port}", f"hourd/udp_127.0.0.1_{port}"}
+
+
+def test_a_kind_of_ones_own_has_both_sorts_of_socket():
+    """Each address says what it is, and the kind sees it by its socket."""
+    server = {"kind": "own:Kind", "bind": ["127.0.0.1:0", "udp:127.0.0.1:0"]}
+    with Daemon(pool(server=server), {**FILES, "own.py": OWN}) as daemon:
+        daemon.expect("READY=1")
+        for _ in range(2):
+            tcp, udp = daemon.addresses()
+            with Client(udp) as client:
+                assert client.ask()[2] == b"x"
+            assert talk(tcp) == b"stream"
+            assert daemon.reload().ok
 
 
 @pytest.mark.parametrize("option", [None, socket.SO_REUSEADDR, socket.SO_REUSEPORT])
