@@ -223,7 +223,7 @@ async def _run(_stdin: object, stdout: Any, _stderr: object) -> None:
     stdout.channel.exit(int(status))
 
 
-# --- TCP ------------------------------------------------------------------------------------------
+# --- TCP and UDP ------------------------------------------------------------------------------------------
 
 _NAME = struct.Struct("!I")
 """The worker's pid comes first, before what is echoed."""
@@ -235,6 +235,17 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
+
+
+class Answer(asyncio.DatagramProtocol):
+    """Send each datagram back, at once: who dies has read one at most that it had not answered."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        self._transport.sendto(_NAME.pack(os.getpid()) + data, address)
 
 
 class Echo(asyncio.Protocol):

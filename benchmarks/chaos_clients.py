@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
 import struct
 import sys
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from chaos_wire import TEXT, Connection, GoodbyeError, WrongError
 from chaos_world import FAILURES, Client, Spec, World
 
 _NOTHING_OF_THIS_USER: Any = {"known_hosts": None, "client_keys": None, "agent_path": None, "config": None}
+
+_DATAGRAM = 20.0
+"""Seconds after which a datagram is lost: whoever may have its slot has read it by then."""
 
 
 class Websocket(Client):
@@ -104,6 +108,35 @@ class Echo(Client):
             await at.read_end()
 
 
+class Datagram(Client):
+    """Numbered questions of one flow, each with its answer before the next; none is answered twice."""
+
+    async def turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with self.connection() as at:
+            sock = None
+            for number in range(self.chance.randint(1, 20)):
+                async with self.request(at):
+                    sock = sock or await at.dial(self.target.address, socket.SOCK_DGRAM)
+                    said = b"%d %d" % (number, self.chance.getrandbits(80))
+                    async with asyncio.timeout(_DATAGRAM):
+                        await loop.sock_sendall(sock, said)
+                        answer = await loop.sock_recv(sock, 1000)
+                    at.worker = int.from_bytes(answer[:4], "big")
+                    if answer[4:] != said:
+                        raise WrongError(f"asked {said!r}, got {answer!r}")
+                await asyncio.sleep(self.chance.choice((0.0, 0.05, 0.1)))
+            if sock and not self._is_quiet(sock):
+                async with self.request(at):
+                    raise WrongError("an answer came twice")
+
+    def _is_quiet(self, sock: socket.socket) -> bool:
+        try:
+            return not sock.recv(1000)
+        except (BlockingIOError, ConnectionRefusedError):
+            return True
+
+
 class Banner(Client):
     """The first line of an SSH server of which nothing else is known."""
 
@@ -149,6 +182,7 @@ SORTS = {
     "websocket": Sort(Websocket, 3, 0.1, 1),
     "ssh": Sort(Ssh, 2, 0.5, 1),
     "echo": Sort(Echo, 3, 0.1, 1),
+    "datagram": Sort(Datagram, 3, 0.3, 0),
     "banner": Sort(Banner, 1, 0.5, 1),
 }
 _PROBING = ("fresh", "keep alive", "pipelined", "slow")
@@ -165,6 +199,8 @@ def sorts_for(kind: str, *, known: bool, echo: bool) -> tuple[str, ...]:
     match kind:
         case "aiohttp":
             return (*_PROBING, "upload", "download", "websocket") if known else _PROBING
+        case "datagram":
+            return ("datagram",) if known or echo else ()
         case "ssh":
             return ("ssh",) if known else ("banner",)
         case "stream" | "protocol" if known or echo:

@@ -214,7 +214,8 @@ def _moved(address: str, place: Path, number: int, *, keep_port: bool) -> str:
     if address.startswith("unix:"):
         return f"unix:{place}/{number}.sock"
     port = _free_port() if keep_port and not address.endswith(":0") else 0
-    return f"[::1]:{port}" if address.startswith("[") else f"127.0.0.1:{port}"
+    udp = "udp:" if address.startswith("udp:") else ""
+    return f"{udp}[::1]:{port}" if address.removeprefix(udp).startswith("[") else f"{udp}127.0.0.1:{port}"
 
 
 def _free_port() -> int:

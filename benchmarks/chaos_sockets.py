@@ -73,7 +73,7 @@ def name(sock: socket.socket) -> str:
     if sock.family == socket.AF_UNIX:
         return f"inode {os.fstat(sock.fileno()).st_ino}"
     host, port = sock.getsockname()[:2]
-    return f"{host} {port}"
+    return f"{'udp ' if sock.type == socket.SOCK_DGRAM else ''}{host} {port}"
 
 
 def held(pid: int) -> frozenset[str]:

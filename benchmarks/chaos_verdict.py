@@ -2,7 +2,8 @@
 
 answered   the whole answer came, and it was the right one
 lost       another answer came than the right one, no matter who was killed; nobody who dies says something wrong
-killed     not answered, on a connection that a process held in the moment in which it was killed
+killed     not answered, on a connection that a process held in the moment in which it was killed; of datagrams, which
+nobody holds, one for each process of their pool that was killed soon after they were sent
 away       not answered, and told so: refused while the daemon was down because it had been told to stop,
 or a websocket that was closed with a goodbye
 lost       anything else
@@ -23,12 +24,14 @@ from typing import Any
 
 import measure
 from chaos_stage import Death, Down
-from chaos_world import ANSWERED, ENDED, GOODBYE, REFUSED, WRONG, Record
+from chaos_world import ANSWERED, ENDED, GOODBYE, REFUSED, TIMEOUT, WRONG, Record
 
 KILLED, AWAY, LOST = "killed", "away", "lost"
 _VERDICTS = (ANSWERED, KILLED, AWAY, LOST)
 BETWEEN = "(between)"
 """Stands for no fault."""
+_READ_WITHIN = 10.0
+"""Seconds within which a datagram is read, by a sibling if need be."""
 _KEPT = 1000
 """So many lost requests are kept to be shown."""
 _FRAME = re.compile(r'^\s+File "([^"]+)", line \d+')
@@ -104,6 +107,8 @@ class Judgement:
     sorts: dict[str, Tally] = field(default_factory=dict)
     lost: list[Loss] = field(default_factory=list)
     """The first that were lost."""
+    _forgiven: set[int] = field(default_factory=set)
+    """Deaths for which a datagram was forgiven."""
     lag: float = 0.0
     """The longest time, in seconds, by which clients themselves were late."""
 
@@ -144,9 +149,21 @@ class Judgement:
             return LOST  # whoever was killed
         if any(_held(record, death) for death in self.deaths):
             return KILLED
+        if record.sort == "datagram" and record.outcome == TIMEOUT:
+            return self._verdict_on_datagram(record)
         if record.outcome == GOODBYE or any(_turned_away(record, down) for down in self.downs):
             return AWAY
         return LOST
+
+    def _verdict_on_datagram(self, record: Record) -> str:
+        """A datagram is read and answered in one step, so that who is killed has one in its hands at most."""
+        pool = record.server.partition("/")[0]
+        for number, death in enumerate(self.deaths):
+            soon = death.pool == pool and record.started <= death.at <= record.started + _READ_WITHIN
+            if soon and number not in self._forgiven:
+                self._forgiven.add(number)
+                return KILLED
+        return AWAY if any(down.told <= record.started <= down.ready for down in self.downs) else LOST
 
     def _holder(self, record: Record) -> int:
         return next((death.pid for death in (*self.deaths, *self.spared) if _held(record, death)), 0)

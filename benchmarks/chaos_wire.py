@@ -64,10 +64,12 @@ class Connection:
     _reader: asyncio.StreamReader = field(default_factory=asyncio.StreamReader)
     _writer: asyncio.StreamWriter | None = None
 
-    async def dial(self, address: str) -> socket.socket:
+    async def dial(self, address: str, sort: int = socket.SOCK_STREAM) -> socket.socket:
         """Connect to ``HOST:PORT``, ``unix:/path`` or ``unix:@abstract``; the socket is for a library."""
         family, place = _place(address)
-        sock = self._sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = self._sock = socket.socket(family, sort | socket.SOCK_NONBLOCK)
+        if family == socket.AF_UNIX and sort == socket.SOCK_DGRAM:
+            sock.bind("")  # a name of its own, or nobody could answer
         self.address, self.opened = address, measure.clock()
         await asyncio.get_running_loop().sock_connect(sock, place)
         self.connected = measure.clock()
@@ -251,7 +253,7 @@ def _place(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         return socket.AF_UNIX, "\0" + path[1:] if path.startswith("@") else path
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix("udp:").rpartition(":")
     host = host.strip("[]")
     return socket.AF_INET6 if ":" in host else socket.AF_INET, (host, int(port))
 

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Family = Literal["inet", "inet6", "unix", "systemd", "fd"]
+Transport = Literal["stream", "datagram", "any"]
 
-ADDRESS_HINT: Final = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
+ADDRESS_HINT: Final = (
+    "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME, fd:N, or udp: before one with a port"
+)
 UNIX_PATH_MAX: Final = 107
 """Bytes of a unix socket's path, or of an abstract name: ``sun_path`` of unix(7) has 108, one of them a NUL."""
 
+_UDP: Final = "udp:"
 _PORT_MAX: Final = 65535
 _PORT_DIGITS: Final = 5
 _SEVERAL: Final = {"": ("0.0.0.0", "[::]"), "localhost": ("127.0.0.1", "[::1]")}
@@ -38,6 +44,8 @@ class Address(Struct, frozen=True):
     path: str = ""
     """Absolute, or the name without its ``@`` when ``abstract``; the name of ``systemd``; empty for others."""
     abstract: bool = False
+    transport: Transport = "stream"
+    """Connections or datagrams; of what somebody else has bound, it may be whichever it is."""
 
     def __str__(self) -> str:
         if self.family == "unix":
@@ -45,7 +53,7 @@ class Address(Struct, frozen=True):
         if self.inherited:
             return f"{self.family}:{self.path or self.port}"
         host = f"[{self.host}]" if self.family == "inet6" else self.host
-        return f"{host}:{self.port}"
+        return f"{_UDP if self.transport == 'datagram' else ''}{host}:{self.port}"
 
     @property
     def unique(self) -> bool:
@@ -57,10 +65,21 @@ class Address(Struct, frozen=True):
         """Whether somebody else has bound it: it says where the socket comes from, not where it is."""
         return self.family in ("systemd", "fd")
 
+    @property
+    def claims(self) -> Iterator[Address]:
+        """What nobody else can have. TCP and UDP have ports of their own; a path or a descriptor is one thing."""
+        if self.family in ("unix", "fd"):
+            yield replace(self, transport="stream")
+        elif self.transport == "any":
+            yield from (replace(self, transport="stream"), replace(self, transport="datagram"))
+        else:
+            yield self
+
     def overlaps(self, other: Address) -> bool:
         """Tell whether the kernel refuses another address because of this one: 0.0.0.0:80 and 127.0.0.1:80."""
         hosts = {self.host, other.host}
-        return (self.family, self.port) == (other.family, other.port) and not hosts.isdisjoint(_ANY)
+        port, its_port = ((each.family, each.transport, each.port) for each in (self, other))
+        return port == its_port and not hosts.isdisjoint(_ANY)
 
     def covers(self, other: Address) -> bool:
         """Tell whether another is a part of this one, to which the kernel prefers it."""
@@ -68,7 +87,7 @@ class Address(Struct, frozen=True):
 
 
 def parse(text: str) -> tuple[Address, ...]:
-    """Return the addresses that a text of ``bind:`` stands for.
+    """Return the addresses that a text of ``bind:`` stands for, where the kind of its server does not matter.
 
     ``:PORT`` and ``localhost:PORT`` are two, IPv4 first; everything else is one.
 
@@ -84,10 +103,13 @@ def parse(text: str) -> tuple[Address, ...]:
         return (_unix(text.removeprefix("unix:")),)
     if "://" in text:
         raise ValueError(f"is a URL; expected {ADDRESS_HINT}")
-    host, colon, port = text.rpartition(":")
+    if text.startswith((f"{_UDP}unix:", f"{_UDP}systemd:", f"{_UDP}fd:")):
+        raise ValueError("has udp: before what has no port; leave it out")
+    host, colon, port = text.removeprefix(_UDP).rpartition(":")
     if not colon:
         raise ValueError(f"has no port; expected {ADDRESS_HINT}")
-    return tuple(_inet(each, _port(port)) for each in _SEVERAL.get(host, (host,)))
+    found = (_inet(each, _port(port)) for each in _SEVERAL.get(host, (host,)))
+    return tuple(replace(each, transport="datagram") if text.startswith(_UDP) else each for each in found)
 
 
 def _unix(path: str) -> Address:

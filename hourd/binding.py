@@ -6,6 +6,13 @@ grants to one process only, and is opened to its siblings afterwards:
 
     bind (without SO_REUSEPORT) -> listen -> set SO_REUSEPORT -> siblings bind with it
 
+UDP has no listen(2): what is bound is in the group at once, and gets its share of the datagrams, be there anybody
+to read them or not. So a slot's UDP socket is opened with the others and bound when its slot is attended for the
+first time, as a TCP one listens then. What does not work: to bind them all and have a program choose among those
+that are attended (SO_ATTACH_REUSEPORT_CBPF). It would keep more flows where they are when a slot is added, and cost
+all of them a program that is replaced while they come, and that nobody can read back after a restart. And never
+SO_REUSEADDR: for UDP that would let another process have the same address, and all of its datagrams.
+
 How it is let go. Nobody new may come (``retire``), but who has its sockets serves what waits, and may
 be late: its loop is blocked. To have closed them here would mean that the address could not be wanted
 again until then, since it would be taken, by sockets that nobody can open any more. So they are held
@@ -17,13 +24,16 @@ from __future__ import annotations
 import errno
 import grp
 import logging
+import os
 import pwd
 import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from . import accept_queue, addresses, errors, inherited, scoreboard, state, unix
+from msgspec.structs import replace
+
+from . import accept_queue, errors, inherited, kinds, scoreboard, state, unix
 from .addresses import Address
 from .settings import Server
 
@@ -108,12 +118,12 @@ class Bound:
         while len(self.sockets) <= slot:
             self.sockets.append(self.sibling())
         if not self.listens(slot):
-            self.sockets[slot].listen(backlog)
+            _let_in(self.sockets[slot], self.address, backlog)
         self.reopen(slot)
         return self.sockets[slot]
 
     def sibling(self) -> socket.socket:
-        """Bind a socket for one slot more. It listens, and has clients, when the slot is first attended.
+        """Open a socket for one slot more. It listens, and has clients, when the slot is first attended.
 
         Raises:
             OSError: the system refused.
@@ -121,12 +131,12 @@ class Bound:
         return _sibling(self.address, self.sockets[0])
 
     def trim(self, slots: int) -> None:
-        """Close what was bound for further slots than these, and has never listened."""
+        """Close what was opened for further slots than these, and has never listened."""
         while len(self.sockets) > max(slots, 1) and not (self.shared or self.listens(len(self.sockets) - 1)):
             self.sockets.pop().close()
 
     def listens(self, slot: int) -> bool:
-        return bool(self.sockets[slot].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return inherited.listens(self.sockets[slot])
 
     def goes_on(self, slot: int | None) -> bool:
         """Tell whether somebody else has a slot's socket too, and what waits there with it."""
@@ -183,12 +193,20 @@ def inherit(sock: socket.socket, kept: list[socket.socket]) -> Bound:
     address = inherited.address_of(sock)
     group = [sock, *kept]
     shared = address.family == "unix" or _has_device(sock)
-    if not shared and not kept:
+    if not shared and not kept and address.transport == "datagram":
+        shared = not _may_be_joined(sock)
+    elif not shared and not kept:
         try:
             group.append(_sibling(address, sock))
         except OSError:
             shared = True
     return Bound(address, group, shared=shared, inherited=True)
+
+
+def _may_be_joined(sock: socket.socket) -> bool:
+    """Tell whether this user's sockets may join the group of a UDP one. To try it would take datagrams from it."""
+    ours = os.fstat(sock.fileno()).st_uid == os.geteuid()
+    return ours and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
 def _has_device(sock: socket.socket) -> bool:
@@ -244,37 +262,40 @@ def take(name: str, server: Server, address: Address, *, beside: bool) -> Bound 
         if address.family == "unix":
             return _take_unix(server, address)
         # Alone it would be refused, because of our own. Sharing it, only this user's processes can have it too.
-        return _take_beside(server, address) if beside else _take_inet(server, address)
+        bound = _take_beside(server, address) if beside else _take_inet(server, address)
     except OSError as error:
         no_ipv6 = address.family == "inet6" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
         if no_ipv6 and _is_half(server, address):
             _logger.info("server %s: this machine has no IPv6, %s is left out", name, address)
             return None
         raise errors.from_os(error, f"bind {address} for server {name}") from None
+    if address.transport == "datagram":
+        _make_room(name, server, bound)
+    return bound
 
 
 def _is_half(server: Server, address: Address) -> bool:
     """Tell whether an address came from ``:PORT`` or ``localhost:PORT``, which stand for two."""
-    return any(len(both) > 1 and address in both for both in map(addresses.parse, server.bind))
+    return any(len(both) > 1 and address in both for both in (kinds.addresses(server.kind, it) for it in server.bind))
 
 
 def _take_inet(server: Server, address: Address) -> Bound:
     sock = _socket(address)
     try:
         sock.bind((address.host, address.port))
-        sock.listen(server.backlog)
+        if address.transport == "stream":
+            sock.listen(server.backlog)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
         sock.close()
         raise
-    port = sock.getsockname()[1]
-    return Bound(Address(address.family, address.host, port), [sock])
+    return Bound(replace(address, port=sock.getsockname()[1]), [sock])
 
 
 def _take_beside(server: Server, address: Address) -> Bound:
     sock = _sibling(address)
     try:
-        sock.listen(server.backlog)
+        _let_in(sock, address, server.backlog)
     except OSError:
         sock.close()
         raise
@@ -289,18 +310,41 @@ def _sibling(address: Address, first: socket.socket | None = None) -> socket.soc
             v6_only = first.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((address.host, address.port))
+        if address.transport == "stream":
+            sock.bind((address.host, address.port))
     except OSError:
         sock.close()
         raise
     return sock
 
 
+def _let_in(sock: socket.socket, address: Address, backlog: int) -> None:
+    """Let clients come to a socket that is one of a group."""
+    if address.transport == "stream":
+        sock.listen(backlog)
+    else:
+        accept_queue.make_room(sock, backlog)
+        sock.bind((address.host, address.port))
+
+
+def _make_room(name: str, server: Server, bound: Bound) -> None:
+    room = accept_queue.make_room(bound.sockets[0], server.backlog)
+    if room < server.backlog:
+        which = f"server {name}: about {room} datagrams, not {server.backlog}, can wait in each slot of {bound.address}"
+        _logger.info("%s; net.core.rmem_max is the limit", which)
+
+
+def _type(address: Address) -> int:
+    sort = socket.SOCK_DGRAM if address.transport == "datagram" else socket.SOCK_STREAM
+    return sort | socket.SOCK_NONBLOCK
+
+
 def _socket(address: Address) -> socket.socket:
     family = socket.AF_INET6 if address.family == "inet6" else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Connections of an earlier daemon that are in TIME_WAIT do not hold the address (socket(7)).
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock = socket.socket(family, _type(address))
+    if address.transport == "stream":
+        # Connections of an earlier daemon that are in TIME_WAIT do not hold the address (socket(7)).
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         # 0.0.0.0 and [::] are two addresses and can both be bound.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -308,17 +352,19 @@ def _socket(address: Address) -> socket.socket:
 
 
 def _take_unix(server: Server, address: Address) -> Bound:
-    if address.abstract:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.bind("\0" + address.path)
+    streams = address.transport == "stream"
+    if not address.abstract:
+        sock, file = unix.listen(address.path, backlog=server.backlog if streams else None, **access(server))
+        return Bound(address, [sock], file, shared=True)
+    sock = socket.socket(socket.AF_UNIX, _type(address))
+    try:
+        sock.bind("\0" + address.path)
+        if streams:
             sock.listen(server.backlog)
-        except OSError:
-            sock.close()
-            raise
-        return Bound(address, [sock], shared=True)
-    sock, file = unix.listen(address.path, backlog=server.backlog, **access(server))
-    return Bound(address, [sock], file, shared=True)
+    except OSError:
+        sock.close()
+        raise
+    return Bound(address, [sock], shared=True)
 
 
 def access(server: Server) -> dict[str, int]:

@@ -15,11 +15,16 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
 from . import errors
-from .addresses import Address
+from .addresses import Address, Family, Transport
 from .unix import File
 
 _FIRST = 3
 _OURS = "hourd/"
+_WANTED: dict[Transport, str] = {
+    "stream": "listens for connections",
+    "datagram": "datagrams come to",
+    "any": "clients can come to",
+}
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
@@ -40,7 +45,7 @@ class Inherited:
         """Names of what was kept in vain."""
         for fd, sock in sockets:
             name = names.get(fd, "")
-            if name.startswith(_OURS) and not _listens(sock):
+            if name.startswith(_OURS) and not listens(sock):
                 sock.close()
                 self._lost.append(name)
                 continue
@@ -60,7 +65,7 @@ class Inherited:
         """Return what ``systemd:NAME`` or ``fd:N`` stands for, as sockets of the caller's own.
 
         Raises:
-            errors.UnavailableError: there is none that listens.
+            errors.UnavailableError: there is none that clients can come to.
         """
         if address.family == "fd":
             numbered = self._numbered.get(address.port)
@@ -73,11 +78,12 @@ class Inherited:
                 there = f"these were passed: {', '.join(self._named)}" if self._named else "no socket was passed"
                 why = f"{there}; see FileDescriptorName in systemd.socket(5)"
                 raise errors.UnavailableError(f"{address}: systemd has passed no socket of this name; {why}")
-        for sock in found:
-            if not _listens(sock):
-                raise errors.UnavailableError(f"{address}: is no socket that listens for connections")
+        # A socket unit may have both under one name: ListenStream=53 and ListenDatagram=53.
+        fitting = [sock for sock in found if _fits(sock, address.transport)]
+        if not fitting or not all(map(listens, fitting)):
+            raise errors.UnavailableError(f"{address}: is no socket that {_WANTED[address.transport]}")
         # Whoever has it too must not find it blocking again: that belongs to all who share it.
-        return [_not_blocking(sock.dup()) for sock in found]
+        return [_not_blocking(sock.dup()) for sock in fitting]
 
     def take(self, address: Address) -> tuple[list[socket.socket], File | None]:
         """Return what was kept of an address, the caller's from now on, and the file of a unix socket."""
@@ -130,11 +136,13 @@ def collect(environ: MutableMapping[str, str]) -> Inherited:
 def address_of(sock: socket.socket) -> Address:
     """Return the address that a socket is bound to."""
     there = sock.getsockname()
+    transport: Transport = "datagram" if sock.type == socket.SOCK_DGRAM else "stream"
     if sock.family == socket.AF_UNIX:
         path = os.fsdecode(there)
         abstract = path.startswith("\0")
-        return Address("unix", path=path.removeprefix("\0"), abstract=abstract)
-    return Address("inet6" if sock.family == socket.AF_INET6 else "inet", there[0], there[1])
+        return Address("unix", path=path.removeprefix("\0"), abstract=abstract, transport=transport)
+    family: Family = "inet6" if sock.family == socket.AF_INET6 else "inet"
+    return Address(family, there[0], there[1], transport=transport)
 
 
 def name_for(address: Address, file: File | None) -> str:
@@ -179,8 +187,17 @@ def _sockets() -> Iterator[tuple[int, socket.socket]]:
         yield fd, sock
 
 
-def _listens(sock: socket.socket) -> bool:
+def listens(sock: socket.socket) -> bool:
+    """Tell whether clients can come to a socket. What datagrams come to is bound, and that is all."""
+    if sock.type == socket.SOCK_DGRAM:
+        name = sock.getsockname()
+        return bool(name if sock.family == socket.AF_UNIX else name[1])
     return sock.type == socket.SOCK_STREAM and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _fits(sock: socket.socket, transport: Transport) -> bool:
+    types = {"stream": (socket.SOCK_STREAM,), "datagram": (socket.SOCK_DGRAM,)}
+    return sock.type in types.get(transport, (socket.SOCK_STREAM, socket.SOCK_DGRAM))
 
 
 def _not_blocking(sock: socket.socket) -> socket.socket:

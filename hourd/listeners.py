@@ -1,7 +1,7 @@
 """The sockets of all slots: bound by the master, held for its whole life, lent to workers.
 
 Each slot of an IP address has a socket of its own, and SO_REUSEPORT lets the kernel spread
-connections over them (socket(7)). A worker's death loses nothing that waits in its slot, since the
+connections and datagrams over them (socket(7)). A worker's death loses nothing that waits in its slot, since the
 socket stays open here. A unix socket cannot be split: it is one, shared by all workers.
 
 Which sockets a configuration has is decided once, when it is prepared. Two configurations mostly have the
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from . import accept_queue, addresses, binding, descriptors, errors, inherited, state
+from . import accept_queue, binding, descriptors, errors, inherited, kinds, state
 from .addresses import Address
 from .binding import Bound, Holder
 from .inherited import Inherited
@@ -112,7 +112,7 @@ class Listeners:
         for wide in found:
             for address in self._inherited.parts_of(wide.bound.address):
                 bound = binding.restore(address, *self._inherited.take(address))
-                bound.key = (str(address),)
+                bound.key = _key(address)
                 yield bound
 
     def _open_address(self, name: str, server: Server, address: Address, held: list[Bound]) -> list[Bound]:
@@ -330,14 +330,19 @@ def places(settings: Settings, only: str | None = None) -> Iterator[tuple[Key, s
             continue
         for name, server, address in _addresses(pool):
             # Port 0 stands for another port at each place.
-            key = (str(address),) if address.unique else (pool_name, name, str(address))
+            key = _key(address) if address.unique else (pool_name, name, str(address))
             yield key, pool_name, name, server, address
+
+
+def _key(address: Address) -> Key:
+    # A name of systemd's may stand for both, and a path for the one after the other.
+    return (str(address),) if address.transport == "stream" else (str(address), address.transport)
 
 
 def _addresses(pool: Pool) -> Iterator[tuple[str, Server, Address]]:
     for name, server in pool.servers.items():
         for text in server.bind:
-            for address in addresses.parse(text):
+            for address in kinds.addresses(server.kind, text):
                 yield name, server, address
 
 
@@ -349,6 +354,10 @@ def _warn_of_backlog(settings: Settings) -> None:
     except (OSError, ValueError):
         return
     for pool in settings.pools.values():
-        for name, server in pool.servers.items():
-            if server.backlog > limit:
-                _logger.warning("server %s: backlog %d is cut to %d by net.core.somaxconn", name, server.backlog, limit)
+        cut = {
+            name: server.backlog
+            for name, server, address in _addresses(pool)
+            if server.backlog > limit and address.transport == "stream"
+        }
+        for name, backlog in cut.items():
+            _logger.warning("server %s: backlog %d is cut to %d by net.core.somaxconn", name, backlog, limit)

@@ -24,10 +24,11 @@ Address = Annotated[
     str,
     Meta(
         extra={"unit": "address"},
-        examples=["0.0.0.0:8080", "[::1]:8080", ":8080", "unix:/run/hello.sock", "unix:@hello"],
+        examples=["0.0.0.0:8080", "[::1]:8080", ":8080", "udp::53", "unix:/run/hello.sock", "unix:@hello"],
     ),
 ]
-"""``HOST:PORT``, ``[::1]:PORT``, ``:PORT`` (every interface, IPv4 and IPv6), ``unix:/path``, ``unix:@abstract``."""
+"""``HOST:PORT``, ``[::1]:PORT``, ``:PORT`` (every interface, IPv4 and IPv6), with ``udp:`` before it for datagrams;
+``unix:/path``, ``unix:@abstract``."""
 
 Reference = Annotated[str, Meta(extra={"unit": "reference"}, examples=["hello.web:create_app"])]
 """``module:object``, where object may have dots."""
@@ -58,7 +59,7 @@ class Server(Struct, frozen=True, kw_only=True):
     kind: Annotated[str, Meta(description="a kind of `hourd kinds`, or module:object of your own")]
     app: Annotated[Reference | None, Meta(description="the application, or what makes it")] = None
     bind: Annotated[tuple[Address, ...], Meta(description="where it listens, one or a list", min_length=1)]
-    backlog: Annotated[int, Meta(ge=1, le=65535, description="connections that may wait in each slot")] = 2048
+    backlog: Annotated[int, Meta(ge=1, le=65535, description="connections or datagrams that may wait in a slot")] = 2048
     unix: Annotated[UnixSocket, Meta(description="mode and owner of its unix sockets")] = UnixSocket()
     grace: Annotated[Duration, Meta(description="how long connections may finish once a worker drains")] = 30.0
     tls: Later = None

@@ -50,13 +50,13 @@ class File:
             os.close(fd)
 
 
-def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) -> tuple[socket.socket, File]:
+def listen(path: str, *, mode: int, backlog: int | None, uid: int = -1, gid: int = -1) -> tuple[socket.socket, File]:
     """Bind and listen at a path; a file that nobody listens on any more is replaced.
 
     Args:
         path: absolute; its folder must exist.
         mode: permission bits.
-        backlog: as for ``listen(2)``.
+        backlog: as for ``listen(2)``; without one, it is for datagrams.
         uid: owner of the file, -1 for this user.
         gid: group of the file, -1 for this user's.
 
@@ -64,18 +64,20 @@ def listen(path: str, *, mode: int, backlog: int, uid: int = -1, gid: int = -1) 
         errors.UnavailableError: somebody listens there, or something else than a socket is there.
         OSError: the system refused.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sort = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
+    sock = socket.socket(socket.AF_UNIX, sort | socket.SOCK_NONBLOCK)
     file = None
     try:
         # Two instances that start together must not both take the file for stale.
         lock = Lock(f"{path}.lock")
         try:
-            _remove_stale(path)
+            _remove_stale(path, sort)
             file = _bind(sock, path)
         finally:
             lock.release()
         file.set_access(mode, uid, gid)
-        sock.listen(backlog)
+        if backlog is not None:
+            sock.listen(backlog)
     except HeldError:
         sock.close()
         raise errors.UnavailableError(f"cannot listen at unix:{path}: another process is about to") from None
@@ -99,8 +101,8 @@ def _bind(sock: socket.socket, path: str) -> File:
     return File(path, _inode(there))
 
 
-def _remove_stale(path: str) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+def _remove_stale(path: str, sort: int) -> None:
+    with socket.socket(socket.AF_UNIX, sort | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(path)
     match result:
         case errno.ENOENT:

@@ -71,6 +71,32 @@ def test_a_unix_socket_has_a_queue_too(tmp_path):
         assert not accept_queue.is_empty(listener)
 
 
+@families
+def test_datagrams_that_wait_stay_and_no_new_ones_come(family, host):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock, socket.socket(family, socket.SOCK_DGRAM) as client:
+        sock.bind((host, 0))
+        sock.setblocking(False)
+        client.connect(sock.getsockname())
+        assert (accept_queue.is_empty(sock), accept_queue.length(sock)) == (True, 0)
+        for _ in range(50):
+            client.send(b"x" * 1000)
+        assert 25 <= accept_queue.length(sock) <= 200
+        accept_queue.shut(sock)
+        client.send(b"late")
+        for _ in range(50):
+            assert sock.recv(2000) == b"x" * 1000
+        assert (accept_queue.is_empty(sock), accept_queue.length(sock)) == (True, 0)
+        accept_queue.open_again(sock)
+        client.send(b"again")
+        assert sock.recv(2000) == b"again"
+
+
+def test_room_for_datagrams_is_limited_by_the_system():
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        assert accept_queue.make_room(sock, 50) == 50
+        assert 0 < accept_queue.make_room(sock, 65535) <= 65535
+
+
 def test_a_closed_socket_has_no_queue():
     listener = socket.create_server(("127.0.0.1", 0))
     listener.close()

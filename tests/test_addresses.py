@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hourd import kinds
 from hourd.addresses import Address, parse
 
 NAME = "is a name; write an IP address, localhost, or leave the host out for every interface"
 PORT = "has no valid port; allowed are 0 to 65535, 0 for any free one"
-HINT = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
+HINT = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME, fd:N, or udp: before one with a port"
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,10 @@ HINT = "HOST:PORT, [IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or f
         ("unix:/run/../hello.sock", ["unix:/run/../hello.sock"]),
         ("unix:@hello", ["unix:@hello"]),
         ("unix:/" + "a" * 106, ["unix:/" + "a" * 106]),
+        ("udp:127.0.0.1:0053", ["udp:127.0.0.1:53"]),
+        ("udp:[::1]:53", ["udp:[::1]:53"]),
+        ("udp::53", ["udp:0.0.0.0:53", "udp:[::]:53"]),
+        ("udp:localhost:53", ["udp:127.0.0.1:53", "udp:[::1]:53"]),
     ],
 )
 def test_canonical(text: str, canonical: list[str]) -> None:
@@ -71,6 +76,14 @@ def test_canonical(text: str, canonical: list[str]) -> None:
         ("fd:2", "needs the number of an open descriptor, 3 or more: fd:N"),
         ("fd:x", "needs the number of an open descriptor, 3 or more: fd:N"),
         ("systemd:", "needs a name: systemd:NAME, as FileDescriptorName= of the socket unit says"),
+        ("udp:127.0.0.1", f"has no port; expected {HINT}"),
+        ("udp:53", f"has no port; expected {HINT}"),
+        ("udp:example.com:53", NAME),
+        ("udp:udp::53", "has an IPv6 address without brackets; write [::1]:8080"),
+        *(
+            (f"udp:{each}", "has udp: before what has no port; leave it out")
+            for each in ("unix:/a", "fd:3", "systemd:a")
+        ),
         ("systemd:a:b", "needs a name: systemd:NAME, as FileDescriptorName= of the socket unit says"),
     ],
 )
@@ -92,6 +105,33 @@ def test_only_free_ports_are_not_unique() -> None:
 def test_fields() -> None:
     assert parse("[::1]:80") == (Address("inet6", "::1", 80),)
     assert parse("unix:@a") == (Address("unix", path="a", abstract=True),)
+    assert parse("udp:[::1]:80") == (Address("inet6", "::1", 80, transport="datagram"),)
+
+
+def test_tcp_and_udp_are_not_parts_of_each_other() -> None:
+    (narrow,), (wide, _), (udp, _) = parse("127.0.0.1:1"), parse(":1"), parse("udp::1")
+    assert (wide.overlaps(narrow), wide.covers(narrow)) == (True, True)
+    assert (udp.overlaps(narrow), udp.covers(narrow), udp.overlaps(wide)) == (False, False, False)
+    assert udp.covers(parse("udp:127.0.0.1:1")[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "transports"),
+    [
+        ("stream", "127.0.0.1:1", ["stream"]),
+        ("stream", "systemd:a", ["stream"]),
+        ("datagram", ":1", ["datagram", "datagram"]),
+        ("datagram", "udp:[::1]:1", ["datagram"]),
+        ("datagram", "unix:/a", ["datagram"]),
+        ("datagram", "fd:3", ["datagram"]),
+        ("mine:Kind", "127.0.0.1:1", ["stream"]),
+        ("mine:Kind", "udp:127.0.0.1:1", ["datagram"]),
+        ("mine:Kind", "unix:/a", ["stream"]),
+        ("mine:Kind", "systemd:a", ["any"]),
+    ],
+)
+def test_what_a_kind_makes_of_it(kind: str, text: str, transports: list[str]) -> None:
+    assert [address.transport for address in kinds.addresses(kind, text)] == transports
 
 
 @given(st.text())

@@ -146,7 +146,7 @@ def test_nothing_is_lost_in_chaos(place):
     print(said)
     assert process.returncode == 0, said
     found = json.loads(report.read_text())
-    sorts = {"download", "echo", "fresh", "keep alive", "pipelined", "slow", "ssh", "upload", "websocket"}
+    sorts = {"datagram", "download", "echo", "fresh", "keep alive", "pipelined", "slow", "ssh", "upload", "websocket"}
     assert {sort for sort, tally in found["clients"].items() if tally["answered"]} == sorts
 
 
@@ -303,6 +303,34 @@ def test_who_is_to_blame(load, facts, verdict):
     death = stage.Death(1, "web", "SIGKILL", 11.0, frozenset({"127.0.0.1 5"}))
     down = stage.Down(20.0, 30.0, ["127.0.0.1:1"])
     assert verdicts.Judgement([death], [down], [], frozenset()).verdict(record(load, **facts)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdicts"),
+    [
+        ({}, ["killed", "lost", "lost"]),  # one for each who dies
+        ({"server": "side/ask"}, ["lost"]),
+        ({"started": 11.1}, ["lost"]),
+        ({"started": 0.5}, ["lost"]),
+        ({"outcome": "wrong"}, ["lost"]),
+        ({"outcome": "refused", "ended": 12.0}, ["lost"]),
+        ({"started": 20.5, "ended": 40.5}, ["away", "away"]),
+        ({"started": 19.5, "ended": 39.5}, ["lost"]),
+    ],
+)
+def test_who_is_to_blame_for_a_datagram(load, facts, verdicts):
+    stage = load("chaos_stage")
+    death = stage.Death(1, "web", "SIGKILL", 11.0, frozenset())
+    judgement = load("chaos_verdict").Judgement([death], [stage.Down(20.0, 30.0, [])], [], frozenset())
+    usual = {
+        "sort": "datagram",
+        "server": "web/ask",
+        "outcome": "timeout",
+        "connection": "udp 127.0.0.1 5",
+        "ended": 30.0,
+    }
+    asked = record(load, **{**usual, **facts})
+    assert [judgement.verdict(asked) for _ in verdicts] == verdicts
 
 
 def test_tracebacks_of_hourd_itself(load):

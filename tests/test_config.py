@@ -274,7 +274,7 @@ TABLE = [
         server("grace: 1s", "qqq"),
         (
             "hourd.yaml:5: pools.web.servers.http.kind: there is no kind qqq; allowed are "
-            "aiohttp, asgi, auto, callable, protocol, ssh, stream, wsgi, or module:object of your own"
+            "aiohttp, asgi, auto, callable, container, datagram, protocol, ssh, stream, wsgi, or module:object of your own"
         ),
     ),
     (server("grace: 1s", "console"), f"hourd.yaml:5: pools.web.servers.http.kind: kind console {LATER}"),
@@ -357,7 +357,18 @@ TABLE = [
         server("bind: 8080"),
         (
             "hourd.yaml:7: pools.web.servers.http.bind: '8080' has no port; expected HOST:PORT, "
-            "[IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME or fd:N"
+            "[IPv6]:PORT, :PORT, unix:/path, unix:@name, systemd:NAME, fd:N, or udp: before one with a port"
+        ),
+    ),
+    (
+        server("bind: ['udp:unix:/a', ':5']"),
+        ("hourd.yaml:7: pools.web.servers.http.bind[0]: 'udp:unix:/a' has udp: before what has no port; leave it out"),
+    ),
+    (
+        server("bind: [':5', 'udp::5']"),
+        (
+            "hourd.yaml:7: pools.web.servers.http.bind[1]: 'udp::5' is for datagrams, and kind aiohttp serves "
+            "connections; leave out udp:"
         ),
     ),
     (
@@ -484,6 +495,39 @@ pools:
                 "hourd.yaml:3: pools.b.servers.y.bind: '127.0.0.1:80' is an address of pools.a.servers.x.bind as well "
                 "(hourd.yaml:2)"
             )
+        ]
+
+    def test_tcp_and_udp_have_ports_of_their_own(self) -> None:
+        text = """\
+pools:
+  a: {servers: {x: {kind: datagram, app: "a:b", bind: [":53", "systemd:dns", "unix:/run/x"]}}}
+  b: {servers: {y: {kind: stream, app: "a:b", bind: [":53", "systemd:dns"]}}}
+"""
+        load(text)
+        assert mistakes(
+            text
+            + """\
+  c: {servers: {x: {kind: "my:Kind", bind: ["udp:127.0.0.1:54", "udp:[::]:53", "systemd:dns"]}}}
+  d: {servers: {y: {kind: datagram, app: "a:b", bind: "127.0.0.1:54"}}}
+  e: {servers: {y: {kind: stream, app: "a:b", bind: "unix:/run/x"}}}
+"""
+        ) == [
+            (
+                "hourd.yaml:4: pools.c.servers.x.bind[1]: 'udp:[::]:53' is an address of pools.a.servers.x.bind[0] as well "
+                "(hourd.yaml:2)"
+            ),
+            (
+                "hourd.yaml:4: pools.c.servers.x.bind[2]: 'systemd:dns' is an address of pools.b.servers.y.bind[1] as well "
+                "(hourd.yaml:3)"
+            ),
+            (
+                "hourd.yaml:5: pools.d.servers.y.bind: '127.0.0.1:54' is an address of pools.c.servers.x.bind[0] as well "
+                "(hourd.yaml:4)"
+            ),
+            (
+                "hourd.yaml:6: pools.e.servers.y.bind: 'unix:/run/x' is an address of pools.a.servers.x.bind[2] as well "
+                "(hourd.yaml:2)"
+            ),
         ]
 
     def test_too_many_addresses(self) -> None:

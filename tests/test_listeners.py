@@ -245,6 +245,74 @@ def test_what_becomes_a_part_of_another_is_lent_with_it(listeners):
         pass
 
 
+def datagrams(**binds: str) -> Settings:
+    servers = {name: Server(kind="datagram", app="a:b", bind=(bind,)) for name, bind in binds.items()}
+    return Settings(name="test", directory="/", pools={"web": Pool(workers=2, servers=servers)})
+
+
+def take(sockets) -> list[int]:
+    """Read everything; returns how many datagrams each had."""
+    return [len(list(iter(lambda sock=sock: read(sock), None))) for sock in sockets]
+
+
+def read(sock) -> bytes | None:
+    try:
+        return sock.recv(100)
+    except BlockingIOError:
+        return None
+
+
+def test_udp_slots_that_nobody_attends_get_no_datagrams(listeners):
+    wanted = datagrams(dns="127.0.0.1:0")
+    listeners.prepare(wanted)
+    listeners.reserve([wanted], "web", 4, 0)
+    assert (listeners.reserved(wanted, "web"), listeners.slots(wanted, "web")) == (4, 1)
+    number = port(listeners, wanted, "dns")
+    slots = [next(iter(listeners.lend(wanted, "web", slot, own=True))).socket for slot in (0, 2)]
+    clients = [socket.socket(type=socket.SOCK_DGRAM) for _ in range(400)]
+    for client in clients:
+        client.sendto(b"x", ("127.0.0.1", number))
+    taken = take(slots)
+    assert sum(taken) == 400
+    assert min(taken) / max(taken) >= 0.4
+    assert listeners.slots(wanted, "web") == 3
+    assert listeners.waiting(wanted, "web", 1) == 0
+    listeners.keep(wanted)
+    assert len({sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in slots}) == 1
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.parametrize("option", [None, socket.SO_REUSEADDR, socket.SO_REUSEPORT])
+def test_a_udp_address_is_had_by_one(listeners, option):
+    wanted = datagrams(dns="127.0.0.1:0")
+    listeners.prepare(wanted)
+    number = port(listeners, wanted, "dns")
+    with pytest.raises(errors.UnavailableError, match=f"cannot bind udp:127.0.0.1:{number} for server dns"):
+        Listeners(Manager({}), Inherited()).prepare(datagrams(dns=f"127.0.0.1:{number}"))
+    with socket.socket(type=socket.SOCK_DGRAM) as other:
+        if option is not None:
+            other.setsockopt(socket.SOL_SOCKET, option, 1)
+        other.bind(("127.0.0.1", 0))
+        with pytest.raises(errors.UnavailableError):
+            listeners.prepare(datagrams(dns=f"127.0.0.1:{other.getsockname()[1]}"))
+
+
+@pytest.mark.parametrize("before", ["stream", "datagram"])
+def test_a_unix_socket_of_another_sort_is_not_replaced(listeners, before: str, tmp_path):
+    after = {"stream": datagrams, "datagram": settings}[before]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if before == "stream" else socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "s"))
+        if before == "stream":
+            other.listen()
+        with pytest.raises(errors.UnavailableError, match="there is a socket of another sort"):
+            listeners.prepare(after(log=f"unix:{tmp_path}/s"))
+    wanted = after(log=f"unix:{tmp_path}/s")
+    listeners.prepare(wanted)  # nobody has it any more
+    (lent,) = listeners.lend(wanted, "web", 0, own=True)
+    assert lent.socket.type == (socket.SOCK_DGRAM if before == "stream" else socket.SOCK_STREAM)
+
+
 def connects_to(path, listener) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))

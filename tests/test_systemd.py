@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import ECHO, PROGRAM, Daemon, connect, pool, talk
+from .daemon import ECHO, PATIENCE, PROGRAM, Daemon, connect, pool, talk
 
 HAND_OVER = """
 import os, sys
@@ -71,8 +71,10 @@ def queue_up(address: str) -> socket.socket:
     return sock
 
 
-def answer(sock: socket.socket) -> bytes:
+def answer(sock: socket.socket, *, datagram: bool = False) -> bytes:
     with sock:
+        if datagram:
+            return sock.recv(65536)
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
@@ -245,6 +247,93 @@ def test_what_waits_when_the_master_is_killed_is_served_by_the_next(bind, tmp_pa
         assert len(second.pool()["slots"]) == 2
     for sock in (sock for each in kept.values() for sock in each):
         sock.close()
+
+
+DATAGRAMS = """
+import asyncio, os
+
+class Answer(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        self.transport.sendto(data + f" {os.getpid()}".encode(), address)
+"""
+
+
+def datagrams(bind: str, **settings: object) -> dict[str, object]:
+    return pool(server={"kind": "datagram", "app": "app:Answer", "bind": bind}, **settings)
+
+
+def send(sock: socket.socket) -> socket.socket:
+    """Send a datagram, for whoever reads later."""
+    client = socket.socket(sock.family, socket.SOCK_DGRAM)
+    client.settimeout(PATIENCE)
+    if sock.family == socket.AF_UNIX:
+        client.bind("")
+    client.sendto(b"patience", sock.getsockname())
+    return client
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "unix:{folder}/kept-1.sock"])
+def test_datagrams_that_wait_when_the_master_is_killed_are_read_by_the_next(bind, tmp_path):
+    tmp_path.chmod(0o755)
+    configuration = datagrams(bind.format(port=free_port(), folder=tmp_path))
+    with Daemon(configuration, {"app.py": DATAGRAMS}, folder=tmp_path) as first:
+        first.allow("the (channel to the master ended|master is gone)")
+        first.expect("READY=1")
+        (address,) = first.addresses()
+        slots = 1 if "unix" in bind else 2
+        first.until(lambda: [len(each) for each in first.manager.kept.values()] == [slots])
+        first.signal(signal.SIGKILL)
+        first.wait()
+        first.wait_gone()
+        kept = take_kept(first)
+    ((sock, *_),) = kept.values()
+    waiting = [send(sock) for _ in range(8)]
+    with Daemon(configuration, {"app.py": DATAGRAMS}, folder=tmp_path, **handing_over(kept)) as second:
+        second.expect("READY=1")
+        assert second.addresses() == [address]
+        for client in [*waiting, *(send(sock) for _ in range(8))]:
+            assert answer(client, datagram=True).startswith(b"patience ")
+        assert second.reload().ok
+        assert len(second.pool()["slots"]) == 2
+        assert {len(each) for each in second.manager.kept.values()} == {slots}
+    for sock in (sock for each in kept.values() for sock in each):
+        sock.close()
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["alone", "group"])
+def test_a_socket_unit_may_have_both_sorts_under_one_name(group):
+    with listening() as streams, socket.socket(type=socket.SOCK_DGRAM) as sock:
+        if group:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", 0))
+        configuration = datagrams("systemd:dns", workers=3)
+        other = {"kind": "stream", "app": "echo:serve", "bind": "systemd:dns"}
+        configuration["pools"]["web"]["servers"]["other"] = other  # type: ignore[index]
+        files = {"app.py": DATAGRAMS, "echo.py": ECHO}
+        with Daemon(configuration, files, **handing_over({"dns": [streams, sock]})) as daemon:
+            daemon.expect("READY=1")
+            for _ in range(2):
+                assert daemon.addresses() == [f"udp:{at(sock)}"]
+                assert daemon.addresses(server="other") == [at(streams)]
+                pids = {int(answer(send(sock), datagram=True).split()[1]) for _ in range(60)}
+                assert pids == set(daemon.workers()) if group else pids <= set(daemon.workers())
+                assert talk(at(streams), b"x").endswith(b"x")
+                assert daemon.reload().ok
+                daemon.wait_for_the_old()
+        with send(sock):
+            assert sock.recv(100) == b"patience"  # its maker goes on with it
+
+
+def test_a_socket_unit_of_the_other_sort_is_refused():
+    with listening() as streams:
+        sockets = handing_over({"web": [streams]})
+        with Daemon(datagrams("systemd:web"), {"app.py": DATAGRAMS}, **sockets) as daemon:
+            daemon.allow("cannot start")
+            assert daemon.wait() == 69
+            assert "systemd:web: is no socket that datagrams come to" in daemon.log
 
 
 def test_what_was_kept_of_an_address_that_is_not_wanted_any_more_is_let_go(tmp_path):

@@ -48,13 +48,12 @@ def rules(folder: str) -> Rules:
         },
         structs={
             Pool: serving.check_pool,
-            Server: serving.check_server,
+            Server: listeners.check_server,
             Range: _check_range,
             Recycle: _check_recycle,
             Restart: _check_restart,
             Timeouts: _check_timeouts,
         },
-        units={"address": listeners.add},
     )
 
 

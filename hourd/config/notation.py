@@ -80,7 +80,7 @@ def _reference(text: str) -> str:
 _MODE_HINT: Final = "permission bits in octal such as 0660"
 _REFERENCE_HINT: Final = "module:object such as hello.web:create_app"
 _ADDRESS_PATTERN: Final = (
-    r"^unix:[/@].+$|^systemd:[^:]+$|^fd:[0-9]{1,6}$|^([0-9.]+|localhost|\[[0-9A-Fa-f:.]+\])?:[0-9]{1,5}$"
+    r"^unix:[/@].+$|^systemd:[^:]+$|^fd:[0-9]{1,6}$|^(udp:)?([0-9.]+|localhost|\[[0-9A-Fa-f:.]+\])?:[0-9]{1,5}$"
 )
 
 UNITS: Final = {

@@ -45,8 +45,6 @@ class Rules(Struct, frozen=True):
 
     fields: Mapping[tuple[type, str], FieldRule] = {}
     structs: Mapping[type, StructRule] = {}
-    units: Mapping[str, FieldRule] = {}
-    """Called after the unit's own check, with what a mistake would need."""
 
 
 class Reader:
@@ -120,8 +118,7 @@ class Reader:
         if value < extra.get("least", value):
             why = f": {extra['why']}" if "why" in extra else ""
             return self.reject(node, key, f"expected at least {unit.format(extra['least'])}{why}")
-        rule = self._rules.units.get(extra["unit"])
-        return rule(self, node, inspect.StrType(), key) if rule else value
+        return value
 
     def _scalar(self, node: Node, type_: inspect.LiteralType | inspect.StrType | inspect.BoolType, key: str) -> Any:
         value = self.plain(node, key) if isinstance(node, Scalar) else None

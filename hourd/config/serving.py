@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from .. import __version__, kinds
 from ..addresses import Address, parse
 from .mistakes import Place, join, suggestion
 from .reader import INVALID, Reader
-from .tree import Node, Scalar, Section, has_secret
+from .tree import Items, Node, Scalar, Section, has_secret
 
 ADDRESSES_MAX = 200
 """Of one pool. Each is one socket per slot."""
@@ -30,15 +31,40 @@ class Listeners:
     def __init__(self) -> None:
         self._taken: dict[Address, Listener] = {}
 
-    def add(self, reader: Reader, node: Node, _: inspect.Type, key: str) -> str:
-        """Take note of an address that was just read."""
-        text = node.text if isinstance(node, Scalar) else ""
-        clash = next((self._taken[each] for each in parse(text) if each.unique and each in self._taken), None)
-        if clash and isinstance(node, Scalar):
+    def check_server(self, reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+        """Check a server, and take note of its addresses."""
+        check_server(reader, node, values, key)
+        bind, kind = node.entries.get("bind"), values.get("kind")
+        for each, name in _each(bind, join(key, "bind")):
+            try:
+                found = kinds.addresses(kind if isinstance(kind, str) else "", each.text)
+            except ValueError as error:
+                if _parses(each.text):  # otherwise that was told when it was read
+                    reader.reject(each, name, f"{each.shown} {error}")
+                continue
+            self._add(reader, each, found, name)
+
+    def _add(self, reader: Reader, node: Scalar, found: tuple[Address, ...], key: str) -> None:
+        claims = [claim for address in found if address.unique for claim in address.claims]
+        if clash := next((self._taken[each] for each in claims if each in self._taken), None):
             reader.reject(node, key, f"{node.shown} is an address of {clash.key} as well ({clash.place})")
-        for address in parse(text):
-            self._taken.setdefault(address, Listener(key, node.place))
-        return text
+        for claim in claims:
+            self._taken.setdefault(claim, Listener(key, node.place))
+
+
+def _each(bind: Node | None, key: str) -> Iterator[tuple[Scalar, str]]:
+    """Yield the texts of ``bind:``, with the key of each."""
+    if isinstance(bind, Scalar):
+        yield bind, key
+    elif isinstance(bind, Items):
+        yield from ((each, f"{key}[{at}]") for at, each in enumerate(bind.items) if isinstance(each, Scalar))
+
+
+def _parses(text: str) -> bool:
+    try:
+        return bool(parse(text))
+    except ValueError:
+        return False
 
 
 def check_pool(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ..addresses import Address, Transport, parse
 from . import options
 
 if TYPE_CHECKING:
@@ -81,7 +83,11 @@ class Kind(abc.ABC):
 
     @abc.abstractmethod
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on."""
+        """Accept on a bound socket until the result is closed. The socket belongs to the kind from now on.
+
+        Where ``bind:`` says so it is a datagram socket (``sock.type``). Others read it too by then, or after the
+        result was closed: so nothing may be read from it any more, but what was read can still be answered.
+        """
 
     async def attend(self) -> None:  # noqa: B027, most kinds accept on each socket by itself
         """Begin to accept, at the latest: ``listen`` was called for every socket of a slot."""
@@ -135,6 +141,8 @@ class Entry:
     """Whether ``app:`` must be given."""
     advice: str = ""
     """What to do when it cannot be imported."""
+    transport: Transport = "stream"
+    """What its sockets are for; ``any`` where each address says so itself."""
 
 
 AUTO = "auto"
@@ -186,6 +194,14 @@ _BUILT_IN = (
         target="hourd.kinds.callable:Callable",
         summary="what brings its own server: a coroutine function of (worker, sockets)",
         options=options.CallableOptions,
+        transport="any",
+    ),
+    Entry(
+        name="datagram",
+        target="hourd.kinds.datagram:Datagram",
+        summary="UDP: a factory of asyncio.DatagramProtocol",
+        options=options.DatagramOptions,
+        transport="datagram",
     ),
     Entry(
         name="ssh",
@@ -203,7 +219,7 @@ _BUILT_IN = (
         advice="what to change in code for API-Hour is listed in docs/migration.md",
     ),
 )
-LATER = ("datagram", "console")
+LATER = ("console",)
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}
@@ -228,14 +244,14 @@ def register(name: str) -> Callable[[type[Kind]], type[Kind]]:
 def find(name: str) -> Entry | None:
     """Return what is known of a kind without importing it, or ``None``."""
     if ":" in name:
-        return Entry(name=name, target=name, summary="", app=False)
+        return Entry(name=name, target=name, summary="", app=False, transport="any")
     known = _registered.get(name)
     if isinstance(known, Entry):
         return known
     if known is not None:
         summary = (known.__doc__ or "").strip().partition("\n")[0]
         target = f"{known.__module__}:{known.__qualname__}"
-        return Entry(name=name, target=target, summary=summary, options=known.Options, app=False)
+        return Entry(name=name, target=target, summary=summary, options=known.Options, app=False, transport="any")
     return _installed().get(name)
 
 
@@ -254,6 +270,25 @@ def _importable(module: str) -> bool:
         return importlib.util.find_spec(module.partition(".")[0]) is not None
     except (ImportError, ValueError):
         return False
+
+
+def addresses(name: str, text: str) -> tuple[Address, ...]:
+    """Return the addresses that a text of ``bind:`` stands for, where it is that of a server of a kind.
+
+    Raises:
+        ValueError: it is no address, or none for this kind. The message does not repeat the text.
+    """
+    entry = find(name)
+    transport: Transport = entry.transport if entry else "any"
+    return tuple(_for(each, name, transport) for each in parse(text))
+
+
+def _for(address: Address, name: str, transport: Transport) -> Address:
+    if transport == "stream" and address.transport == "datagram":
+        raise ValueError(f"is for datagrams, and kind {name} serves connections; leave out udp:")
+    if transport == "datagram" or (transport == "any" and address.inherited):
+        return replace(address, transport=transport)
+    return address
 
 
 def names() -> list[str]:
@@ -291,6 +326,7 @@ def _installed() -> dict[str, Entry]:
             target=point.value,
             summary=f"from {point.dist.name}" if point.dist else "from an installed package",
             app=False,
+            transport="any",
         )
         for point in importlib.metadata.entry_points(group=GROUP)
     }

@@ -50,12 +50,12 @@ def find(about: Mapping[str, Any]) -> Kind | None:
     if kind := getattr(about.get("protocol"), MARK, None):
         return kind  # type: ignore[no-any-return]
     culprit = about.get("future") or about.get("task") or about.get("handle")
-    own = _context_of(culprit)
+    own = context_of(culprit)
     # Without one of its own, the error is reported from within its callback.
     return own.get(_kind) if own is not None else _kind.get()
 
 
-def _context_of(culprit: object) -> contextvars.Context | None:
+def context_of(culprit: object) -> contextvars.Context | None:
     if hasattr(culprit, "get_context"):  # Python 3.12 and later
         context: contextvars.Context = culprit.get_context()
         return context

@@ -93,6 +93,10 @@ class ProtocolOptions(Struct, frozen=True, kw_only=True):
     """``kind: protocol`` takes no options."""
 
 
+class DatagramOptions(Struct, frozen=True, kw_only=True):
+    """``kind: datagram`` takes no options."""
+
+
 class StreamOptions(Struct, frozen=True, kw_only=True):
     """Options of ``kind: stream``."""
 
