@@ -50,4 +50,4 @@ def current() -> str:
 
 def make() -> str:
     """Return a new id: 32 hexadecimal digits. It is no secret, and workers do not share their chance (``os.fork``)."""
-    return f"{random.getrandbits(_BITS):032x}"  # noqa: S311
+    return f"{random.getrandbits(_BITS):032x}"
