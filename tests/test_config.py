@@ -270,7 +270,7 @@ TABLE = [
         server("grace: 1s", "qqq"),
         (
             "hourd.yaml:5: pools.web.servers.http.kind: there is no kind qqq; allowed are "
-            "aiohttp, protocol, ssh, stream, or module:object of your own"
+            "aiohttp, asgi, protocol, ssh, stream, or module:object of your own"
         ),
     ),
     (server("grace: 1s", "console"), f"hourd.yaml:5: pools.web.servers.http.kind: kind console {LATER}"),

@@ -72,9 +72,9 @@ def _unusable(name: str, *, secret: bool) -> str | None:
         names = kinds.names()
         close = "" if secret else suggestion(name, names)
         return f"there is no kind KIND{close or '; allowed are ' + ', '.join(names) + ', or module:object of your own'}"
-    if entry.needs and not _importable(entry.needs):
-        install = f"'hourd[{entry.extra}]'" if entry.extra else entry.needs
-        return f"kind KIND needs {entry.needs}: pip install {install}"
+    if missing := [module for module in entry.needs if not _importable(module)]:
+        install = f"'hourd[{entry.extra}]'" if entry.extra else " ".join(missing)
+        return f"kind KIND needs {', '.join(missing)}: pip install {install}"
     return None
 
 

@@ -104,8 +104,8 @@ class Entry:
     summary: str
     options: type[Struct] | None = None
     """``None`` for a kind of another package: its options are checked where it is imported, in the mold."""
-    needs: str | None = None
-    """A module that must be importable."""
+    needs: tuple[str, ...] = ()
+    """Modules that must be importable."""
     extra: str | None = None
     """What to install for it: ``pip install 'hourd[EXTRA]'``."""
     app: bool = True
@@ -118,6 +118,14 @@ _BUILT_IN = (
         target="hourd.kinds.aiohttp:Aiohttp",
         summary="HTTP: an aiohttp.web.Application, or a factory of one",
         options=options.AiohttpOptions,
+    ),
+    Entry(
+        name="asgi",
+        target="hourd.kinds.asgi:Asgi",
+        summary="HTTP and websockets: an ASGI 3 application, or a factory of one",
+        options=options.AsgiOptions,
+        needs=("uvicorn", "httptools", "websockets"),
+        extra="asgi",
     ),
     Entry(
         name="protocol",
@@ -136,11 +144,11 @@ _BUILT_IN = (
         target="hourd.kinds.ssh:Ssh",
         summary="SSH: an asyncssh.SSHServer, SSHServerSession, or a coroutine function of (process)",
         options=options.SshOptions,
-        needs="asyncssh",
+        needs=("asyncssh",),
         extra="ssh",
     ),
 )
-LATER = ("asgi", "wsgi", "datagram", "callable", "console", "container")
+LATER = ("wsgi", "datagram", "callable", "console", "container")
 """Kinds of the contract that this version does not have yet."""
 
 _registered: dict[str, Entry | type[Kind]] = {entry.name: entry for entry in _BUILT_IN}

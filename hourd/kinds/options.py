@@ -6,21 +6,50 @@ server libraries. The kind itself gets them already checked.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from ..units import Duration, Size
 
 
-class AiohttpOptions(Struct, frozen=True, kw_only=True):
-    """Options of ``kind: aiohttp``; the defaults are aiohttp's own."""
+class HttpOptions(Struct, frozen=True, kw_only=True):
+    """What every kind that speaks HTTP takes."""
 
-    access_log: Annotated[bool, Meta(description="log each request at level info")] = False
     keepalive_timeout: Annotated[Duration, Meta(description="how long an idle connection is kept")] = 75.0
     client_max_size: Annotated[
         Size | None, Meta(description="largest request body; default: what the application says")
     ] = None
+
+
+class AiohttpOptions(HttpOptions, frozen=True, kw_only=True):
+    """Options of ``kind: aiohttp``."""
+
+    access_log: Annotated[bool, Meta(description="log each request at level info")] = False
+
+
+class GatewayOptions(HttpOptions, frozen=True, kw_only=True):
+    """What the kinds of the gateway interfaces take, ASGI and WSGI."""
+
+    root_path: Annotated[
+        str, Meta(description="path under which a proxy in front serves the application, which it takes away: /shop")
+    ] = ""
+
+
+class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
+    """Options of ``kind: asgi``."""
+
+    lifespan: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="the application's own startup and shutdown; auto: where it has them"),
+    ] = "auto"
+    websocket_max_size: Annotated[Size, Meta(description="largest message of a websocket")] = 16 * 1024 * 1024
+    websocket_ping_interval: Annotated[
+        Duration, Meta(description="how often the client of a websocket is asked whether it is there; 0 is never")
+    ] = 20.0
+    websocket_ping_timeout: Annotated[
+        Duration, Meta(description="how long it may take to answer that; 0 is forever")
+    ] = 20.0
 
 
 class ProtocolOptions(Struct, frozen=True, kw_only=True):
