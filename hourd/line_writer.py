@@ -8,8 +8,8 @@ siblings and with whoever started hourd. To open ``/proc/self/fd/2`` anew needs 
 root's does not give to the user of the workers. To ask ``poll()`` first is a race with siblings. And nothing of that
 helps against a disk that stalls.
 
-Lines of several processes never mix: each write is of whole lines, to anything but a file at most ``PIPE_BUF`` bytes (pipe(7)), and
-files are written with ``O_APPEND``.
+Lines of several processes never mix: each write is of whole lines, to anything but a file at most ``PIPE_BUF`` bytes
+(pipe(7)), and files are written with ``O_APPEND``.
 """
 
 from __future__ import annotations
