@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from .networks import UNIX, Networks, parse_address
 
@@ -123,6 +123,11 @@ class Proxies:
 
     def _trusts(self, node: Node) -> bool:
         return self.networks.unix if node.name == UNIX else self.networks.has(node.name)
+
+
+def configured(options: Any) -> Proxies | None:
+    """Return what a server's options say of proxies, or ``None`` where none are trusted."""
+    return Proxies(options.trusted_proxies, options.forwarded_headers) if options.trusted_proxies else None
 
 
 def parse_node(text: str) -> Node | None:

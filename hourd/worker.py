@@ -122,7 +122,14 @@ class Life:
     async def _open(self, name: str, part: Any) -> kinds.Kind:
         server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
         kind: kinds.Kind = part.kind(
-            kinds.Context(server=name, app=part.app, options=part.options, worker=self._worker, log=server_log)
+            kinds.Context(
+                server=name,
+                app=part.app,
+                options=part.options,
+                worker=self._worker,
+                log=server_log,
+                log_format=self._birth.orders.log.format,
+            )
         )
         await kind.open()
         return kind
@@ -142,12 +149,20 @@ class Life:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def _receive(self) -> None:
-        """Queue what the master says, and its end."""
+        """Queue what the master says, and its end. Log files are reopened at once, also while this worker drains."""
         with contextlib.suppress(BlockingIOError):
             while packet := self._channel.receive():
-                self._commands.put_nowait(packet)
+                if isinstance(packet.message, channel.Reopen):
+                    self._reopen()
+                else:
+                    self._commands.put_nowait(packet)
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._commands.put_nowait(_THE_END)
+
+    def _reopen(self) -> None:
+        log.reopen()
+        for server in self._opened.values():
+            server.reopen()
 
     def _leave(self) -> None:
         self._say(channel.Leaving())
@@ -184,8 +199,6 @@ class Life:
                     await self._attend(attend, packet)
                 case channel.Release(slot=slot, last=last):
                     self._attendance.release(slot, last)
-                case channel.Reopen():
-                    log.reopen()
                 case channel.Drain():
                     return
                 case None:

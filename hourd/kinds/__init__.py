@@ -51,6 +51,8 @@ class Context:
     worker: Worker
     log: logging.Logger
     """Its records name the server."""
+    log_format: str = "text"
+    """What the lines of the log look like, as ``log.format`` says: ``text``, ``json`` or ``journal``."""
 
 
 class Kind(abc.ABC):
@@ -85,6 +87,9 @@ class Kind(abc.ABC):
         """Count and log an exception of user code."""
         self.errors += 1
         self.context.log.error("%s", what, exc_info=error)
+
+    def reopen(self) -> None:  # noqa: B027, few kinds have files of their own
+        """Reopen log files, after a rotation (SIGUSR1)."""
 
     def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
         """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from aiohttp import web
 from msgspec import Struct
 
-from .. import errors
+from .. import errors, forwarded
 from ..context import Worker, give_worker
-from . import Kind, Listening, leaving
+from . import Kind, Listening, access_log, aiohttp_around, leaving
 from .blame import create_server
 from .options import AiohttpOptions
 from .websockets import Noting, Websockets, watch
@@ -49,6 +49,7 @@ class Aiohttp(Kind):
     Options: ClassVar[type[Struct]] = AiohttpOptions
 
     _server: web.Server | None = None
+    _access_log: access_log.AccessLog | None = None
 
     async def open(self) -> None:
         app = await self._make_application()
@@ -57,11 +58,12 @@ class Aiohttp(Kind):
             app._client_max_size = options.client_max_size  # noqa: SLF001, aiohttp takes it at creation only
         if not app.frozen:
             app[WORKER] = self.context.worker
+        self._access_log = access_log.opened(self.context)
         self._runner = Runner(
             app,
             handle_signals=False,
             logger=self.context.log,
-            access_log=self.context.log if options.access_log else None,
+            access_log=None,
             keepalive_timeout=options.keepalive_timeout,
             # hourd gives connections their grace itself, before it closes the runner.
             shutdown_timeout=0.1,
@@ -69,9 +71,13 @@ class Aiohttp(Kind):
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server
+        if proxies := forwarded.configured(options):
+            self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
         self._lingering: list[leaving.Lingering] = []
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
+        if self._access_log:
+            self._connection_class = aiohttp_around.logging(self._connection_class, self._access_log)
         watch()
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
@@ -84,6 +90,10 @@ class Aiohttp(Kind):
     @property
     def requests(self) -> int:  # type: ignore[override]
         return self._server.requests_count if self._server else 0
+
+    def reopen(self) -> None:
+        if self._access_log:
+            self._access_log.reopen()
 
     def drain(self) -> None:
         assert self._server is not None
@@ -103,6 +113,8 @@ class Aiohttp(Kind):
         for each in self._lingering:
             each.cut()
         await self._runner.cleanup()
+        if self._access_log:
+            await self._access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None
