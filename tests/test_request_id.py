@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 
 import pytest
 
@@ -31,7 +32,7 @@ def test_another_is_replaced(given):
 
     first, second = in_context(run)
     assert first == second != given
-    assert len(first) == 32
+    assert len(first) == 28
 
 
 def test_each_request_has_its_own():
@@ -52,3 +53,17 @@ def test_tasks_and_threads_of_a_request_have_its_id():
         return {first, second, request_id.current()}
 
     assert len(in_context(asyncio.run, run())) == 1
+
+
+def test_a_forked_process_makes_others():
+    first = request_id.make()
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(writer, request_id.make().encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    theirs = os.read(reader, 100).decode()
+    for fd in (reader, writer):
+        os.close(fd)
+    assert len(theirs) == len(first)
+    assert theirs[:16] != first[:16] == request_id.make()[:16]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .. import errors, request_id
@@ -25,16 +25,27 @@ CLIENT_GONE: Final = 499
 """In place of a status, where the connection ended before the response did (nginx's number)."""
 
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_PLAIN_MAX: Final = 2000
-"""Characters of what came from the client, up to which nothing of it need be cut."""
-# Bytes of each part, at most: all of them, and what is around them, are less than a pipe takes.
+_SAFE: Final = bytes(byte for byte in range(32, 127) if byte not in b'"\\')
+"""What needs no escape, in any format."""
+_KNOWN_MAX: Final = 1024
+"""Who asks again says the same of itself: so many of these are kept as they are shown."""
+# Characters of each part, as shown, at most: all of them, and what is around them, are less than a pipe takes.
 _CLIENT_MAX, _METHOD_MAX, _TARGET_MAX, _REFERER_MAX, _AGENT_MAX = 100, 40, 1600, 800, 500
 _ELLIPSIS: Final = "..."
 
-Said = tuple[str | None, str | None]
-"""Referer and user agent."""
-Write = Callable[[str, str, str, str, int, int, float, Said], None]
-"""Client, method, target, protocol, status, bytes, duration in seconds, and what the client says of itself."""
+_Line = Callable[[str, str, str, str, int, int, float, str], str]
+
+clock: Final = time.perf_counter
+"""The time by which durations are measured. uvloop's own stands still for as long as a handler keeps the loop."""
+
+
+def opened(context: Context) -> AccessLog | None:
+    """Return a server's access log, if its options ask for one.
+
+    Raises:
+        errors.HourdError: its file cannot be opened.
+    """
+    return AccessLog(context) if context.options.access_log else None
 
 
 class AccessLog:
@@ -52,17 +63,64 @@ class AccessLog:
             self._writer = LineWriter(options.access_log_file, what, context.log)
         except OSError as error:
             raise errors.from_os(error, f"open {options.access_log_file} for the {what}") from None
+        self._add = self._writer.add
+        fixed = {"pool": worker.pool, "server": context.server, "worker": worker.slot}
+        self._tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()})[1:]
+        self._tick = 0
+        self._stamp = ""
+        self._known: dict[Any, str] = {}
         form = options.access_log
         if form is True:
             form = "json" if context.log_format == "json" else "combined"
-        self._add = self._writer.add
-        self.write: Write = {"common": self._common, "combined": self._combined, "json": self._json}[form]
-        """Write a line. Must be called in the context of the request, which has its id."""
-        fixed = {"pool": worker.pool, "server": context.server, "worker": worker.slot}
-        self._tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()})[1:] + "\n"
-        self._second = 0
-        self._stamp = ""
-        self._apache = form != "json"
+        self.has_ids = form == "json"
+        """Whether it shows the id of each request."""
+        self._line: _Line = {"common": self._common, "combined": self._combined, "json": self._json}[form]
+        self._show = _escaped if self.has_ids else _shown
+
+    def write(
+        self, client: str, method: str, target: str, protocol: str, status: int, size: int, duration: float, said: Any
+    ) -> None:
+        """Write a line. Must be called in the context of the request, which has its id.
+
+        Args:
+            client: an address, or what stands for one.
+            method: as it came, like all that is text; bytes that are no UTF-8 are surrogates (PEP 383).
+            target: of the request.
+            protocol: such as ``HTTP/1.1``.
+            status: of the response.
+            size: bytes of the response's body.
+            duration: seconds.
+            said: referer and user agent, as text or bytes; ``None`` where there is none.
+        """
+        known = self._known
+        # Most is as it was before, or need not be changed, and this is the quickest way to see it.
+        shown_client, shown_method = known.get(client), known.get(method)
+        if shown_client is None:
+            shown_client = self._learn(client, self._show(client, _CLIENT_MAX))
+        if shown_method is None:
+            shown_method = self._learn(method, self._show(method, _METHOD_MAX))
+        shown_said = known.get(said)
+        if shown_said is None:
+            shown_said = self._learn(said, self._show_said(said))
+        if not target.isascii() or len(target) > _TARGET_MAX or target.encode().translate(None, _SAFE):
+            target = self._show(target, _TARGET_MAX)
+        line = self._line(shown_client, shown_method, target, protocol, status, size, duration, shown_said)
+        self._add(line.encode())
+
+    def _learn(self, text: Any, shown: str) -> str:
+        if len(self._known) >= _KNOWN_MAX:
+            self._known.clear()
+        self._known[text] = shown
+        return shown
+
+    def _show_said(self, said: tuple[Any, Any]) -> str:
+        referer, agent = (
+            each.decode("utf-8", "surrogateescape") if isinstance(each, bytes) else each or "" for each in said
+        )
+        referer, agent = self._show(referer, _REFERER_MAX), self._show(agent, _AGENT_MAX)
+        if self.has_ids:
+            return f'"referer":"{referer}","user_agent":"{agent}"'
+        return f'"{referer or "-"}" "{agent or "-"}"'
 
     def reopen(self) -> None:
         """Open the file anew, after a rotation."""
@@ -73,95 +131,60 @@ class AccessLog:
         await self._writer.close()
 
     def _common(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, _said: Said
-    ) -> None:
-        request = f"{method} {target} {protocol}"
-        if not _is_plain(client + request):
-            client, request = _shown(client, _CLIENT_MAX), _shown_request(method, target, protocol)
-        line = f'{client} - - [{self._now()}] "{request}" {status} {size or "-"}\n'
-        self._add(line.encode())
+        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, _said: str
+    ) -> str:
+        second = int(time.time())
+        if second != self._tick:
+            self._new_second(second)
+        return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"}\n'
 
     def _combined(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, said: Said
-    ) -> None:
-        request = f"{method} {target} {protocol}"
-        referer, agent = said[0] or "-", said[1] or "-"
-        if not _is_plain(f"{client}{request}{referer}{agent}"):
-            client, request = _shown(client, _CLIENT_MAX), _shown_request(method, target, protocol)
-            referer, agent = _shown(referer, _REFERER_MAX), _shown(agent, _AGENT_MAX)
-        line = f'{client} - - [{self._now()}] "{request}" {status} {size or "-"} "{referer}" "{agent}"\n'
-        self._add(line.encode())
+        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, said: str
+    ) -> str:
+        second = int(time.time())
+        if second != self._tick:
+            self._new_second(second)
+        return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"} {said}\n'
 
     def _json(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, duration: float, said: Said
-    ) -> None:
-        referer, agent = said
-        if not _is_plain(f"{client}{method}{target}{protocol}{referer}{agent}"):
-            client, method = _escaped(client, _CLIENT_MAX), _escaped(method, _METHOD_MAX)
-            target, protocol = _escaped(target, _TARGET_MAX), _escaped(protocol, _METHOD_MAX)
-            referer, agent = referer and _escaped(referer, _REFERER_MAX), agent and _escaped(agent, _AGENT_MAX)
-        line = (
-            f'{{"time":"{self._now()}","client":"{client}","method":"{method}","target":"{target}",'
+        self, client: str, method: str, target: str, protocol: str, status: int, size: int, duration: float, said: str
+    ) -> str:
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._tick:
+            self._new_millisecond(millisecond)
+        return (
+            f'{{"time":"{self._stamp}","client":"{client}","method":"{method}","target":"{target}",'
             f'"protocol":"{protocol}","status":{status},"bytes":{size},"duration":{duration:.6f},'
-            f'"referer":{_quoted(referer)},"user_agent":{_quoted(agent)},'
-            f'"request_id":"{request_id.current()}",{self._tail}'
+            f'{said},"request_id":"{request_id.current()}",{self._tail}\n'
         )
-        self._add(line.encode())
 
-    def _now(self) -> str:
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            day = time.gmtime(second)
-            if self._apache:
-                self._stamp = time.strftime(f"%d/{_MONTHS[day.tm_mon - 1]}/%Y:%H:%M:%S +0000", day)
-            else:
-                self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", day)
-        return self._stamp if self._apache else f"{self._stamp}{int((now - second) * 1000):03d}Z"
+    def _new_second(self, second: int) -> None:
+        self._tick = second
+        day = time.gmtime(second)
+        # %b would be the locale's.
+        self._stamp = time.strftime(f"%d/{_MONTHS[day.tm_mon - 1]}/%Y:%H:%M:%S +0000", day)
 
-
-def opened(context: Context) -> AccessLog | None:
-    """Return a server's access log, if its options ask for one.
-
-    Raises:
-        errors.HourdError: its file cannot be opened.
-    """
-    return AccessLog(context) if context.options.access_log else None
-
-
-clock: Final = time.perf_counter
-"""The time by which durations are measured. uvloop's own stands still for as long as a handler keeps the loop."""
-
-
-def _is_plain(text: str) -> bool:
-    """Tell whether a text may stand in a line as it is: nearly all do, and this is the quickest way to see it."""
-    return len(text) <= _PLAIN_MAX and text.isascii() and text.isprintable() and '"' not in text and "\\" not in text
-
-
-def _quoted(text: str | None) -> str:
-    return "null" if text is None else f'"{text}"'
-
-
-def _shown_request(method: str, target: str, protocol: str) -> str:
-    return f"{_shown(method, _METHOD_MAX)} {_shown(target, _TARGET_MAX)} {_shown(protocol, _METHOD_MAX)}"
+    def _new_millisecond(self, millisecond: int) -> None:
+        self._tick = millisecond
+        second, rest = divmod(millisecond, 1000)
+        self._stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03d}Z"
 
 
 def _shown(text: str, most: int) -> str:
     r"""Return a text with quotes, backslashes and all but printable ASCII as ``\xHH``: no parser meets a quote."""
     data = text[:most].encode("utf-8", "surrogateescape")
-    return _cut((chr(byte) if _is_plain(chr(byte)) else f"\\x{byte:02X}" for byte in data), most, len(text) > most)
+    return _cut((chr(byte) if byte in _SAFE else f"\\x{byte:02X}" for byte in data), most, len(text))
 
 
 def _escaped(text: str, most: int) -> str:
     r"""Return a text as it stands in a JSON string. Bytes that are no UTF-8 become the characters ``\xHH``."""
     whole = text[:most].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    parts = (char if _is_plain(char) else "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1] for char in whole)
-    return _cut(parts, most, len(text) > most)
+    parts = ("\\u007f" if char == "\x7f" else json.dumps(char)[1:-1] for char in whole)
+    return _cut(parts, most, len(text))
 
 
-def _cut(parts: Any, most: int, longer: bool) -> str:  # noqa: FBT001
-    """Join parts up to a length; what was left out is shown as an ellipsis."""
+def _cut(parts: Iterable[str], most: int, length: int) -> str:
+    """Join parts up to a number of characters; what was left out is shown as an ellipsis."""
     kept: list[str] = []
     size = 0
     for part in parts:
@@ -169,4 +192,4 @@ def _cut(parts: Any, most: int, longer: bool) -> str:  # noqa: FBT001
         if size > most:
             return "".join(kept) + _ELLIPSIS
         kept.append(part)
-    return "".join(kept) + (_ELLIPSIS if longer else "")
+    return "".join(kept) + (_ELLIPSIS if length > most else "")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
+from aiohttp.hdrs import CONTENT_LENGTH, REFERER, USER_AGENT
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.web_protocol import ERROR
 
@@ -17,14 +18,13 @@ from .access_log import CLIENT_GONE, AccessLog, clock
 
 _PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}
 _SERVER_ERROR = 500
-_BODILESS = (204, 304)
-_SWITCHING = 101
+_BODILESS = frozenset((101, 204, 304))
 
 
 def _write(log: AccessLog, request: web.BaseRequest, status: int, size: int, duration: float) -> None:
     """Write a line of a request that is over."""
-    remote = request.remote
-    client = remote or ("-" if remote is None else "unix")
+    # What aiohttp's properties would say; most of them are asked for here only, and their caches would be for nothing.
+    client = request._cache.get("remote") or _client(request.protocol.peername)  # noqa: SLF001
     message = request._message  # noqa: SLF001, the attribute of that name is deprecated
     if message is ERROR:  # what came was no request
         log.write(client, "-", "-", "-", status, size, duration, (None, None))
@@ -38,20 +38,27 @@ def _write(log: AccessLog, request: web.BaseRequest, status: int, size: int, dur
         status,
         size,
         duration,
-        (headers.get("Referer"), headers.get("User-Agent")),
+        (headers.get(REFERER), headers.get(USER_AGENT)),
     )
 
 
-def _body_size(request: web.BaseRequest, response: web.StreamResponse) -> int:
+def _client(peer: object) -> str:
+    if isinstance(peer, tuple):
+        return str(peer[0])
+    return "-" if peer is None else "unix"
+
+
+def _body_size(request: web.BaseRequest, response: web.StreamResponse, status: int) -> int:
     """Return how many bytes of a body were sent, or given to be sent when the connection ended."""
-    if response.status in _BODILESS or response.status == _SWITCHING:
+    if status in _BODILESS or request._message.method == "HEAD":  # noqa: SLF001, as above
         return 0
+    headers = response.headers
     # Of a whole response, the length is in its headers; what is sent as a file is counted nowhere else.
-    length = response.content_length if response.body_length else None
-    if length is not None:
-        return length
-    head = f"HTTP/1.1 {response.status} {response.reason}\r\n\r\n"
-    size = len(head) + sum(len(name) + len(value.encode()) + 4 for name, value in response.headers.items())
+    length = headers.get(CONTENT_LENGTH)
+    if length is not None and response.body_length:
+        return int(length)
+    head = f"HTTP/1.1 {status} {response.reason}\r\n\r\n"
+    size = len(head) + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
     return max(0, request.writer.output_size - size)
 
 
@@ -75,8 +82,8 @@ def logging(original: type[web.RequestHandler], log: AccessLog) -> type[web.Requ
                 raise
 
         def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-            size = 0 if request.method == "HEAD" else _body_size(request, response)
-            _write(log, request, response.status, size, clock() - (time or 0.0))
+            duration, status = clock() - (time or 0.0), response.status
+            _write(log, request, status, _body_size(request, response, status), duration)
 
     return Logging
 

@@ -19,6 +19,7 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 _SERVER_ERROR = 500
 _SWITCHING, _FORBIDDEN = 101, 403
 _ID = request_id.HEADER.lower().encode()
+_PROTOCOLS = {version: f"HTTP/{version}" for version in ("1.0", "1.1", "2", "3")}
 _SECURE = {"http": {"http": "http", "websocket": "ws"}, "https": {"http": "https", "websocket": "wss"}}
 
 
@@ -28,10 +29,10 @@ def wrapped(app: App, proxies: Proxies | None, log: AccessLog | None) -> App:
         app = Logged(app, log)
     if proxies:
         app = Behind(app, proxies)
-    return begun(app) if log or proxies else app
+    return _begun(app) if proxies or (log and log.has_ids) else app
 
 
-def begun(app: App) -> App:
+def _begun(app: App) -> App:
     """Return an application each of whose requests has an id of its own.
 
     uvicorn begins the task of a request in the context of the one before it.
@@ -119,18 +120,19 @@ class Logged:
         referer = agent = None
         for name, value in scope["headers"]:
             if name == b"user-agent":
-                agent = value.decode("utf-8", "surrogateescape")
+                agent = value
             elif name == b"referer":
-                referer = value.decode("utf-8", "surrogateescape")
-        query = scope["query_string"]
-        target = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+                referer = value
+        target, query = scope["raw_path"], scope["query_string"]
+        if query:
+            target += b"?" + query
         method = scope.get("method", "GET")  # a websocket has none
         client = scope["client"]
         self._log.write(
             client[0] if client else "unix" if _peer(scope) == "" else "-",
             method,
             target.decode("utf-8", "surrogateescape"),
-            f"HTTP/{scope['http_version']}",
+            _PROTOCOLS[scope["http_version"]],
             status,
             0 if method == "HEAD" else size,
             duration,
