@@ -23,13 +23,15 @@ import select
 import signal
 import stat
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 LINE_MAX: Final = 4096
 """Bytes of a line, its end included: what a pipe takes whole (PIPE_BUF)."""
 _EVERY: Final = 0.1
 """Seconds for which lines are collected."""
+_SHAPED: Final = 64
+"""Items that become lines at once: that takes less time than one by one, and keeps them for a moment only."""
 _BATCH: Final = 64 * 1024
 """Bytes after which a batch is handed over sooner."""
 _PENDING_MAX: Final = 1024 * 1024
@@ -46,10 +48,11 @@ _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NO
 class LineWriter:
     """Lines to one destination. Everything but ``_Thread`` belongs to the event loop."""
 
-    def __init__(self, path: str | None, what: str, log: logging.Logger) -> None:
+    def __init__(self, path: str | None, shape: Callable[[Any], bytes], what: str, log: logging.Logger) -> None:
         """Open the destination and begin.
 
         Args:
+            shape: makes a line of an item, with its end; of at most ``LINE_MAX`` bytes.
             path: a file, which is created with mode 0640; ``None`` for standard error.
             what: it is called in the log.
             log: where it is told that lines were dropped, and why.
@@ -60,10 +63,12 @@ class LineWriter:
         self._what = f"{what} ({path or 'standard error'})"
         self._log = log
         self._thread = _Thread(path)
+        self._shape = shape
+        self._items: list[Any] = []
         self._lines: list[bytes] = []
         self._size = 0
         self._due = 0
-        """The size at which something is to be done."""
+        """The number of items at which something is to be done."""
         self._ticking = False
         self._handed = 0
         self._dropped = 0
@@ -71,11 +76,10 @@ class LineWriter:
         self._tell_next = 0.0
         self._troubled: str | None = None
 
-    def add(self, line: bytes) -> None:
-        """Take a line, with its end; of at most ``LINE_MAX`` bytes."""
-        self._lines.append(line)
-        self._size += len(line)
-        if self._size >= self._due:
+    def add(self, item: Any) -> None:
+        """Take what a line is to be made of."""
+        self._items.append(item)
+        if len(self._items) >= self._due:
             self._begin_or_hand_over()
 
     def reopen(self) -> None:
@@ -98,15 +102,23 @@ class LineWriter:
     def _begin_or_hand_over(self) -> None:
         if not self._ticking:
             self._ticking = True
-            self._due = _BATCH
+            self._due = _SHAPED
             asyncio.get_running_loop().call_later(_EVERY, self._tick)
-        if self._size >= _BATCH:
-            self._hand_over()
+        else:
+            self._make_lines()
+            if self._size >= _BATCH:
+                self._hand_over()
+
+    def _make_lines(self) -> None:
+        lines = list(map(self._shape, self._items))
+        self._items.clear()
+        self._lines += lines
+        self._size += sum(map(len, lines))
 
     def _tick(self) -> None:
         """Hand over what has come; until nothing comes and nothing is on its way or is to be told."""
-        self._hand_over()
         self._tell()
+        self._hand_over()
         thread = self._thread
         if self._handed == thread.written and self._told == self._dropped + thread.lost and not thread.trouble:
             self._ticking = False
@@ -115,6 +127,7 @@ class LineWriter:
             asyncio.get_running_loop().call_later(_EVERY, self._tick)
 
     def _hand_over(self) -> None:
+        self._make_lines()
         lines, size = self._lines, self._size
         if not lines:
             return
@@ -136,7 +149,8 @@ class LineWriter:
             self._thread.remark = None
         lost = self._dropped + self._thread.lost
         now = asyncio.get_running_loop().time()
-        full = trouble or self._handed - self._thread.written > _PENDING_MAX // 2
+        # While lines wait, one that tells of this might be dropped as well: to standard error, it takes the same way.
+        full = trouble or self._handed != self._thread.written
         if lost > self._told and (last or (not full and now >= self._tell_next)):
             self._log.warning("%s: %d lines were dropped", self._what, lost - self._told)
             self._told, self._tell_next = lost, now + _REMIND

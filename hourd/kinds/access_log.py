@@ -33,39 +33,48 @@ _KNOWN_MAX: Final = 1024
 _CLIENT_MAX, _METHOD_MAX, _TARGET_MAX, _REFERER_MAX, _AGENT_MAX = 100, 40, 1600, 800, 500
 _ELLIPSIS: Final = "..."
 
-_Line = Callable[[str, str, str, str, int, int, float, str], str]
+Text = str | bytes | None
+"""As it came; bytes that are no UTF-8 are surrogates (PEP 383) in text."""
+Described = tuple[str, str, str, str, tuple[Text, Text]]
+"""Client, method, target and protocol of a request, and what the client says of itself: referer and user agent."""
+_Noted = tuple[Any, int, int, float, float, request_id.Box | None]
+"""What is to be described, status, bytes, duration, time, and what holds the request's id."""
+_Line = Callable[[str, str, str, str, str, _Noted], str]
 
 clock: Final = time.perf_counter
 """The time by which durations are measured. uvloop's own stands still for as long as a handler keeps the loop."""
 
 
-def opened(context: Context) -> AccessLog | None:
+def opened(context: Context, describe: Callable[[Any], Described]) -> AccessLog | None:
     """Return a server's access log, if its options ask for one.
+
+    Args:
+        context: of the server.
+        describe: says what is to be shown of what ``AccessLog.note`` is given. It is called later.
 
     Raises:
         errors.HourdError: its file cannot be opened.
     """
-    return AccessLog(context) if context.options.access_log else None
+    return AccessLog(context, describe) if context.options.access_log else None
 
 
 class AccessLog:
     """One server's."""
 
-    def __init__(self, context: Context) -> None:
-        """Open it.
-
-        Raises:
-            errors.HourdError: its file cannot be opened.
-        """
+    def __init__(self, context: Context, describe: Callable[[Any], Described]) -> None:
+        """Open it, as ``opened`` says."""
         options, worker = context.options, context.worker
         what = f"access log of server {context.server}"
         try:
-            self._writer = LineWriter(options.access_log_file, what, context.log)
+            self._writer = LineWriter(options.access_log_file, self._shaped, what, context.log)
         except OSError as error:
             raise errors.from_os(error, f"open {options.access_log_file} for the {what}") from None
         self._add = self._writer.add
+        self._describe = describe
         fixed = {"pool": worker.pool, "server": context.server, "worker": worker.slot}
-        self._tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()})[1:]
+        self._tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()}, separators=(",", ":"))[
+            1:
+        ]
         self._tick = 0
         self._stamp = ""
         self._known: dict[Any, str] = {}
@@ -77,35 +86,28 @@ class AccessLog:
         self._line: _Line = {"common": self._common, "combined": self._combined, "json": self._json}[form]
         self._show = _escaped if self.has_ids else _shown
 
-    def write(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, duration: float, said: Any
-    ) -> None:
-        """Write a line. Must be called in the context of the request, which has its id.
+    def note(self, subject: Any, status: int, size: int, duration: float, box: request_id.Box | None) -> None:
+        """Note a request that is over.
 
         Args:
-            client: an address, or what stands for one.
-            method: as it came, like all that is text; bytes that are no UTF-8 are surrogates (PEP 383).
-            target: of the request.
-            protocol: such as ``HTTP/1.1``.
+            subject: what is to be described.
             status: of the response.
             size: bytes of the response's body.
             duration: seconds.
-            said: referer and user agent, as text or bytes; ``None`` where there is none.
+            box: holds the request's id; may be ``None`` unless ids are shown.
         """
+        self._add((subject, status, size, duration, time.time(), box))
+
+    def _shaped(self, noted: _Noted) -> bytes:
+        client, method, target, protocol, said = self._describe(noted[0])
         known = self._known
         # Most is as it was before, or need not be changed, and this is the quickest way to see it.
-        shown_client, shown_method = known.get(client), known.get(method)
-        if shown_client is None:
-            shown_client = self._learn(client, self._show(client, _CLIENT_MAX))
-        if shown_method is None:
-            shown_method = self._learn(method, self._show(method, _METHOD_MAX))
-        shown_said = known.get(said)
-        if shown_said is None:
-            shown_said = self._learn(said, self._show_said(said))
+        shown_client = known.get(client) or self._learn(client, self._show(client, _CLIENT_MAX))
+        shown_method = known.get(method) or self._learn(method, self._show(method, _METHOD_MAX))
+        shown_said = known.get(said) or self._learn(said, self._show_said(said))
         if not target.isascii() or len(target) > _TARGET_MAX or target.encode().translate(None, _SAFE):
             target = self._show(target, _TARGET_MAX)
-        line = self._line(shown_client, shown_method, target, protocol, status, size, duration, shown_said)
-        self._add(line.encode())
+        return self._line(shown_client, shown_method, target, protocol, shown_said, noted).encode()
 
     def _learn(self, text: Any, shown: str) -> str:
         if len(self._known) >= _KNOWN_MAX:
@@ -130,32 +132,28 @@ class AccessLog:
         """Write what is left, within a second."""
         await self._writer.close()
 
-    def _common(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, _said: str
-    ) -> str:
-        second = int(time.time())
-        if second != self._tick:
-            self._new_second(second)
+    def _common(self, client: str, method: str, target: str, protocol: str, _said: str, noted: _Noted) -> str:
+        _, status, size, _, now, _ = noted
+        if int(now) != self._tick:
+            self._new_second(int(now))
         return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"}\n'
 
-    def _combined(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, _: float, said: str
-    ) -> str:
-        second = int(time.time())
-        if second != self._tick:
-            self._new_second(second)
+    def _combined(self, client: str, method: str, target: str, protocol: str, said: str, noted: _Noted) -> str:
+        _, status, size, _, now, _ = noted
+        if int(now) != self._tick:
+            self._new_second(int(now))
         return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"} {said}\n'
 
-    def _json(
-        self, client: str, method: str, target: str, protocol: str, status: int, size: int, duration: float, said: str
-    ) -> str:
-        millisecond = int(time.time() * 1000)
+    def _json(self, client: str, method: str, target: str, protocol: str, said: str, noted: _Noted) -> str:
+        _, status, size, duration, now, box = noted
+        assert box is not None
+        millisecond = int(now * 1000)
         if millisecond != self._tick:
             self._new_millisecond(millisecond)
         return (
             f'{{"time":"{self._stamp}","client":"{client}","method":"{method}","target":"{target}",'
             f'"protocol":"{protocol}","status":{status},"bytes":{size},"duration":{duration:.6f},'
-            f'{said},"request_id":"{request_id.current()}",{self._tail}\n'
+            f'{said},"request_id":"{request_id.unboxed(box)}",{self._tail}\n'
         )
 
     def _new_second(self, second: int) -> None:

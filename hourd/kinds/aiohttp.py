@@ -58,7 +58,7 @@ class Aiohttp(Kind):
             app._client_max_size = options.client_max_size  # noqa: SLF001, aiohttp takes it at creation only
         if not app.frozen:
             app[WORKER] = self.context.worker
-        self._access_log = access_log.opened(self.context)
+        self._access_log = access_log.opened(self.context, aiohttp_around.describe)
         self._runner = Runner(
             app,
             handle_signals=False,

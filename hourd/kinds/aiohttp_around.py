@@ -14,32 +14,32 @@ from aiohttp.web_protocol import ERROR
 
 from .. import request_id
 from ..forwarded import Proxies
-from .access_log import CLIENT_GONE, AccessLog, clock
+from .access_log import CLIENT_GONE, AccessLog, Described, clock
 
 _PROTOCOLS = {HttpVersion11: "HTTP/1.1", HttpVersion10: "HTTP/1.0"}
 _SERVER_ERROR = 500
 _BODILESS = frozenset((101, 204, 304))
 
 
-def _write(log: AccessLog, request: web.BaseRequest, status: int, size: int, duration: float) -> None:
-    """Write a line of a request that is over."""
-    # What aiohttp's properties would say; most of them are asked for here only, and their caches would be for nothing.
-    client = request._cache.get("remote") or _client(request.protocol.peername)  # noqa: SLF001
-    message = request._message  # noqa: SLF001, the attribute of that name is deprecated
+def describe(subject: tuple[str, Any]) -> Described:
+    """Return what the access log shows of a request: of its client, and aiohttp's raw message."""
+    client, message = subject
     if message is ERROR:  # what came was no request
-        log.write(client, "-", "-", "-", status, size, duration, (None, None))
-        return
+        return client, "-", "-", "-", (None, None)
     headers = message.headers
-    log.write(
+    return (
         client,
         message.method,
         message.path,
         _PROTOCOLS.get(message.version) or "HTTP/{}.{}".format(*message.version),
-        status,
-        size,
-        duration,
         (headers.get(REFERER), headers.get(USER_AGENT)),
     )
+
+
+def _subject(request: web.BaseRequest) -> tuple[str, Any]:
+    # What aiohttp's properties would say; most of them are asked for here only, and their caches would be for nothing.
+    client = request._cache.get("remote") or _client(request.protocol.peername)  # noqa: SLF001
+    return client, request._message  # noqa: SLF001, the attribute of that name is deprecated
 
 
 def _client(peer: object) -> str:
@@ -69,6 +69,9 @@ def logging(original: type[web.RequestHandler], log: AccessLog) -> type[web.Requ
     comes to its end, and of durations only what uvloop's clock says, which stands still while a handler runs.
     """
 
+    def box() -> request_id.Box | None:
+        return request_id.box() if log.has_ids else None
+
     class Logging(original):  # type: ignore[valid-type, misc]
         __slots__ = ()
 
@@ -78,12 +81,12 @@ def logging(original: type[web.RequestHandler], log: AccessLog) -> type[web.Requ
                 return await super()._handle_request(request, start, *more)
             except BaseException as error:
                 # How much has come of the response is known with its head only, and not its status.
-                _write(log, request, _status(error), request.writer.output_size, clock() - start)
+                log.note(_subject(request), _status(error), request.writer.output_size, clock() - start, box())
                 raise
 
         def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
             duration, status = clock() - (time or 0.0), response.status
-            _write(log, request, status, _body_size(request, response, status), duration)
+            log.note(_subject(request), status, _body_size(request, response, status), duration, box())
 
     return Logging
 

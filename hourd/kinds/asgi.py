@@ -59,7 +59,7 @@ class Asgi(Kind):
             raise errors.ConfigError(f"options.root_path is {options.root_path!r}, expected a path such as /shop")
         app = await blame.run(self, self.application)
         self.app_state = self._make_state()
-        self._access_log = access_log.opened(self.context)
+        self._access_log = access_log.opened(self.context, asgi_around.describe)
         self.config = self._make_config(asgi_around.wrapped(app, forwarded.configured(options), self._access_log))
         if self.lifespan and options.lifespan != "off":
             lifespan = Lifespan(app, self.app_state, self.context.log, required=options.lifespan == "on")

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import request_id
 from ..forwarded import Proxies
-from .access_log import CLIENT_GONE, AccessLog, clock
+from .access_log import CLIENT_GONE, AccessLog, Described, clock
 
 Scope = dict[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -26,23 +26,8 @@ _SECURE = {"http": {"http": "http", "websocket": "ws"}, "https": {"http": "https
 def wrapped(app: App, proxies: Proxies | None, log: AccessLog | None) -> App:
     """Return the application with what is configured around it."""
     if log:
-        app = Logged(app, log)
-    if proxies:
-        app = Behind(app, proxies)
-    return _begun(app) if proxies or (log and log.has_ids) else app
-
-
-def _begun(app: App) -> App:
-    """Return an application each of whose requests has an id of its own.
-
-    uvicorn begins the task of a request in the context of the one before it.
-    """
-
-    def begin(scope: Scope, receive: Any, send: Any) -> Awaitable[None]:
-        request_id.begin()
-        return app(scope, receive, send)
-
-    return begin
+        app = logged(app, log, request_id.box if proxies else request_id.begin)
+    return Behind(app, proxies) if proxies else app
 
 
 class Behind:
@@ -54,6 +39,8 @@ class Behind:
         self._names = frozenset((*(name.encode() for name in proxies.headers), b"host", _ID))
 
     def __call__(self, scope: Scope, receive: Any, send: Any) -> Awaitable[None]:
+        # uvicorn begins the task of a request in the context of the one before it.
+        request_id.begin()
         if self._proxies.networks.has_peer(_peer(scope)):
             self._believe(scope)
         return self._app(scope, receive, send)
@@ -83,15 +70,19 @@ def _peer(scope: Scope) -> object:
     return client and tuple(client)
 
 
-class Logged:
-    """Writes a line for each request and websocket, when the application is done with it."""
+def logged(app: App, log: AccessLog, begin: Callable[[], request_id.Box]) -> App:
+    """Return an application that notes each request and websocket when it is done with it.
 
-    def __init__(self, app: App, log: AccessLog) -> None:
-        self._app = app
-        self._log = log
+    Args:
+        app: the application.
+        log: where it notes them.
+        begin: begins a request's id, or returns what holds the one that was begun.
+    """
+    now, ids = clock, log.has_ids
 
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        start = clock()
+    async def run(scope: Scope, receive: Any, send: Any) -> None:
+        start = now()
+        box = begin() if ids else None
         status = size = 0
 
         def note(message: Any) -> Any:
@@ -99,7 +90,7 @@ class Logged:
             kind = message["type"]
             if kind == "http.response.body":
                 size += len(message.get("body", b""))
-            elif kind in ("http.response.start", "websocket.http.response.start"):
+            elif kind == "http.response.start" or kind == "websocket.http.response.start":  # noqa: PLR1714, quicker
                 status = message["status"]
             elif kind == "websocket.accept":
                 status = _SWITCHING
@@ -108,33 +99,33 @@ class Logged:
             return send(message)
 
         try:
-            await self._app(scope, receive, note)
+            await app(scope, receive, note)
         except asyncio.CancelledError:
             status = status or CLIENT_GONE
             raise
         finally:
             # Whoever ends without a response has one made for it.
-            self._write(scope, status or _SERVER_ERROR, size, clock() - start)
+            log.note(scope, status or _SERVER_ERROR, size, now() - start, box)
 
-    def _write(self, scope: Scope, status: int, size: int, duration: float) -> None:
-        referer = agent = None
-        for name, value in scope["headers"]:
-            if name == b"user-agent":
-                agent = value
-            elif name == b"referer":
-                referer = value
-        target, query = scope["raw_path"], scope["query_string"]
-        if query:
-            target += b"?" + query
-        method = scope.get("method", "GET")  # a websocket has none
-        client = scope["client"]
-        self._log.write(
-            client[0] if client else "unix" if _peer(scope) == "" else "-",
-            method,
-            target.decode("utf-8", "surrogateescape"),
-            _PROTOCOLS[scope["http_version"]],
-            status,
-            0 if method == "HEAD" else size,
-            duration,
-            (referer, agent),
-        )
+    return run
+
+
+def describe(scope: Scope) -> Described:
+    """Return what the access log shows of a request."""
+    referer = agent = None
+    for name, value in scope["headers"]:
+        if name == b"user-agent":
+            agent = value
+        elif name == b"referer":
+            referer = value
+    target, query = scope["raw_path"], scope["query_string"]
+    if query:
+        target += b"?" + query
+    client = scope["client"]
+    return (
+        client[0] if client else "unix" if _peer(scope) == "" else "-",
+        scope.get("method", "GET"),  # a websocket has none
+        target.decode("utf-8", "surrogateescape"),
+        _PROTOCOLS[scope["http_version"]],
+        (referer, agent),
+    )
