@@ -288,23 +288,31 @@ TABLE = [
     ),
     (
         server("options: {access_log: jsn}"),
-        f"{SERVER}options.access_log: expected true or false or common, combined or json, got the text 'jsn', "
-        "did you mean 'json'?",
+        (
+            f"{SERVER}options.access_log: expected true or false or combined, common or json, got the text 'jsn', "
+            "did you mean 'json'?"
+        ),
     ),
     (
         server("options: {trusted_proxies: [10.0.0.0/8, 10.0.0.1/8]}"),
-        f"{SERVER}options.trusted_proxies[1]: '10.0.0.1/8' is an address in 10.0.0.0/8; write that, or 10.0.0.1 for it "
-        "alone",
+        (
+            f"{SERVER}options.trusted_proxies[1]: '10.0.0.1/8' is an address in 10.0.0.0/8; write that, or 10.0.0.1 for it "
+            "alone"
+        ),
     ),
     (
         server("options: {trusted_proxies: proxy}"),
-        f"{SERVER}options.trusted_proxies: expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or unix, "
-        "got the text 'proxy'",
+        (
+            f"{SERVER}options.trusted_proxies: expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or unix, "
+            "got the text 'proxy'"
+        ),
     ),
     (
         server("options: {forwarded_headers: [x-forwarded-for, forwarded]}"),
-        f"{SERVER}options.forwarded_headers[1]: expected x-forwarded-for, x-forwarded-proto, x-forwarded-host or "
-        "x-forwarded-port, got the text 'forwarded'",
+        (
+            f"{SERVER}options.forwarded_headers: expected forwarded or x-forwarded-for, x-forwarded-host, x-forwarded-port or "
+            "x-forwarded-proto, or a list of such, got a list"
+        ),
     ),
     (server("options: 3"), f"{SERVER}options: expected a mapping of keys to values, got 3"),
     (server("options: {a: 1}", "protocol"), f"{SERVER}options.a: unknown key; no key is allowed here"),

@@ -104,6 +104,8 @@ def logged(app: App, log: AccessLog, begin: Callable[[], request_id.Box]) -> App
             status = status or CLIENT_GONE
             raise
         finally:
+            if scope.get("method") == "HEAD":
+                size = 0  # it is not sent
             # Whoever ends without a response has one made for it.
             log.note(scope, status or _SERVER_ERROR, size, now() - start, box)
 
