@@ -121,6 +121,10 @@ class TestGood:
             "access_log_file": None,
             "trusted_proxies": [],
             "forwarded_headers": ["x-forwarded-for", "x-forwarded-proto"],
+            "body_timeout": 30.0,
+            "head_timeout": 20.0,
+            "line_max_size": 8192,
+            "max_headers": 128,
             "keepalive_timeout": 75.0,
             "client_max_size": None,
         }

@@ -1,4 +1,4 @@
-"""``kind: aiohttp`` while its worker drains: no request is lost, and clients are told to go."""
+"""The kinds that speak HTTP while their worker drains: no request is lost, and clients are told to go."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import time
 import aiohttp
 import pytest
 
+from . import test_kind_aiohttp, test_kind_asgi
 from .daemon import Daemon, connect, pool
-from .test_kind_aiohttp import FILES, GET, LOOPS, answer, config, counts
+from .test_kind_aiohttp import GET, LOOPS, answer, counts
 from .witness import KeepAlive, web
 
-LARGE = 50_000_000
+LARGE = 20_000_000
+KINDS = pytest.mark.parametrize("kind", [test_kind_aiohttp, test_kind_asgi], ids=["aiohttp", "asgi"])
+"""Each has an application that answers the same paths, and how it is configured."""
 
 
+@KINDS
 @LOOPS
-def test_pipelined_requests_are_all_answered_also_while_draining(loop):
-    with Daemon(config(workers=1, loop=loop), FILES) as daemon:
+def test_pipelined_requests_are_all_answered_also_while_draining(loop, kind):
+    with Daemon(kind.config(workers=1, loop=loop), kind.FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET * 20)
@@ -32,9 +36,10 @@ def test_pipelined_requests_are_all_answered_also_while_draining(loop):
             assert replies.read() == b""
 
 
+@KINDS
 @LOOPS
-def test_a_request_in_flight_is_answered_and_asks_to_close(loop):
-    with Daemon(config(workers=1, loop=loop), FILES) as daemon:
+def test_a_request_in_flight_is_answered_and_asks_to_close(loop, kind):
+    with Daemon(kind.config(workers=1, loop=loop), kind.FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET.replace(b"/ ", b"/wait "))
@@ -45,9 +50,10 @@ def test_a_request_in_flight_is_answered_and_asks_to_close(loop):
             assert replies.read() == b""
 
 
+@KINDS
 @LOOPS
-def test_a_response_that_began_before_is_finished_and_its_connection_closed(loop):
-    with Daemon(config(workers=1, loop=loop, server={"grace": "60s"}), FILES) as daemon:
+def test_a_response_that_began_before_is_finished_and_its_connection_closed(loop, kind):
+    with Daemon(kind.config(workers=1, loop=loop, server={"grace": "60s"}), kind.FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET.replace(b"/ ", b"/stream "))
@@ -59,9 +65,10 @@ def test_a_response_that_began_before_is_finished_and_its_connection_closed(loop
         daemon.wait_until(lambda status: len(status["pools"]["web"]["workers"]) == 1)
 
 
+@KINDS
 @LOOPS
-def test_an_idle_connection_ends_without_an_error(loop):
-    with Daemon(config(workers=1, loop=loop), FILES) as daemon:
+def test_an_idle_connection_ends_without_an_error(loop, kind):
+    with Daemon(kind.config(workers=1, loop=loop), kind.FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET)
@@ -70,10 +77,11 @@ def test_an_idle_connection_ends_without_an_error(loop):
             assert replies.read() == b""
 
 
+@KINDS
 @LOOPS
-def test_a_connection_that_has_not_asked_yet_is_answered(loop):
+def test_a_connection_that_has_not_asked_yet_is_answered(loop, kind):
     """The client's first request is on its way when its worker is told to drain."""
-    with Daemon(config(workers=2, loop=loop), FILES) as daemon:
+    with Daemon(kind.config(workers=2, loop=loop), kind.FILES) as daemon:
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
         for _ in range(3):
@@ -103,9 +111,10 @@ async def reload_and_ask(daemon, socks):
     return answers
 
 
+@KINDS
 @LOOPS
-def test_a_client_with_keep_alive_sees_no_error_over_reloads(loop):
-    with Daemon(config(loop=loop), FILES) as daemon:
+def test_a_client_with_keep_alive_sees_no_error_over_reloads(loop, kind):
+    with Daemon(kind.config(loop=loop), kind.FILES) as daemon:
         daemon.expect("READY=1")
 
         async def ask(session, done):
@@ -129,12 +138,13 @@ def test_a_client_with_keep_alive_sees_no_error_over_reloads(loop):
         assert min(asyncio.run(talk())) > 0
 
 
+@KINDS
 @LOOPS
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_a_request_that_comes_in_pieces_is_answered(loop, family, tmp_path):
+def test_a_request_that_comes_in_pieces_is_answered(loop, kind, family, tmp_path):
     """It takes longer than a connection has that asks nothing, and began before its worker was told to drain."""
     bind = f"unix:{tmp_path}/web.sock" if family == "unix" else "127.0.0.1:0"
-    with Daemon(config(workers=1, loop=loop, server={"bind": bind}), FILES) as daemon:
+    with Daemon(kind.config(workers=1, loop=loop, server={"bind": bind}), kind.FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET[:1])
@@ -148,13 +158,14 @@ def test_a_request_that_comes_in_pieces_is_answered(loop, family, tmp_path):
             assert body not in {b"%d" % pid for pid in daemon.workers()}
 
 
+@KINDS
 @LOOPS
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_next_requests_that_have_begun_are_answered(loop, family, tmp_path):
+def test_next_requests_that_have_begun_are_answered(loop, kind, family, tmp_path):
     """The connections have been quiet for so long that they may be closed."""
     bind = f"unix:{tmp_path}/web.sock" if family == "unix" else "127.0.0.1:0"
     with (
-        Daemon(config(workers=1, loop=loop, server={"bind": bind}), FILES) as daemon,
+        Daemon(kind.config(workers=1, loop=loop, server={"bind": bind}), kind.FILES) as daemon,
         contextlib.ExitStack() as stack,
     ):
         daemon.expect("READY=1")
@@ -175,11 +186,12 @@ def test_next_requests_that_have_begun_are_answered(loop, family, tmp_path):
             assert answer(reply)[0]["Connection"] == "close"
 
 
+@KINDS
 @LOOPS
-def test_a_file_is_sent_whole(loop):
+def test_a_file_is_sent_whole(loop, kind):
     """When its worker drains, the handler has returned long since."""
     with (
-        Daemon(config(workers=1, loop=loop, server={"grace": "60s"}), FILES) as daemon,
+        Daemon(kind.config(workers=1, loop=loop, server={"grace": "60s"}), kind.FILES) as daemon,
         contextlib.ExitStack() as stack,
     ):
         daemon.expect("READY=1")
@@ -202,10 +214,11 @@ def test_a_file_is_sent_whole(loop):
             assert int(http.client.parse_headers(replies)["Content-Length"]) == len(replies.read()) == LARGE
 
 
+@KINDS
 @LOOPS
-def test_a_request_that_has_come_in_part_is_waited_for(loop):
+def test_a_request_that_has_come_in_part_is_waited_for(loop, kind):
     with (
-        Daemon(config(workers=1, loop=loop, server={"grace": "60s"}), FILES) as daemon,
+        Daemon(kind.config(workers=1, loop=loop, server={"grace": "60s"}), kind.FILES) as daemon,
         contextlib.ExitStack() as stack,
     ):
         daemon.expect("READY=1")
@@ -225,10 +238,11 @@ def test_a_request_that_has_come_in_part_is_waited_for(loop):
                 assert replies.read() == b""
 
 
+@KINDS
 @LOOPS
-def test_a_connection_that_was_closed_is_not_reset(loop):
+def test_a_connection_that_was_closed_is_not_reset(loop, kind):
     """What crosses the end meets silence: a reset could take the last response from the client."""
-    with Daemon(config(workers=1, loop=loop), FILES) as daemon, contextlib.ExitStack() as stack:
+    with Daemon(kind.config(workers=1, loop=loop), kind.FILES) as daemon, contextlib.ExitStack() as stack:
         daemon.expect("READY=1")
         socks = [stack.enter_context(connect(daemon.addresses()[0])) for _ in range(2)]
         idle, busy = ((sock, stack.enter_context(sock.makefile("rb"))) for sock in socks)
@@ -298,9 +312,10 @@ def test_handlers_that_wait_for_on_shutdown_end_long_before_their_grace(loop):
         assert daemon.log.count("shutting down") == 1
 
 
+@KINDS
 @LOOPS
-def test_a_response_that_is_cut_does_not_look_whole(loop):
-    with Daemon(config(workers=1, loop=loop, server={"grace": "100ms"}), FILES) as daemon:
+def test_a_response_that_is_cut_does_not_look_whole(loop, kind):
+    with Daemon(kind.config(workers=1, loop=loop, server={"grace": "100ms"}), kind.FILES) as daemon:
         daemon.allow("open after its grace")
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock:

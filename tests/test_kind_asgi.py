@@ -22,6 +22,8 @@ async def read(receive):
     body, more = b"", True
     while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         body += message["body"]
         more = message.get("more_body", False)
     return body
@@ -33,6 +35,9 @@ async def respond(send, body, status=200):
     await send({"type": "http.response.body", "body": body})
 
 
+START = {"type": "http.response.start", "status": 200, "headers": []}
+
+
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         raise ValueError("none here")
@@ -41,11 +46,38 @@ async def app(scope, receive, send):
     match scope["path"]:
         case "/":
             body = await read(receive)
+            if body is None:
+                return
             await respond(send, body if scope["method"] == "POST" else str(os.getpid()).encode())
         case "/fail":
             raise RuntimeError("handled on purpose")
         case "/nothing":
             pass
+        case "/wait":
+            await worker.draining.wait()
+            await respond(send, b"draining")
+        case "/stream":
+            await send(START)
+            await send({"type": "http.response.body", "body": b"begin\\n", "more_body": True})
+            await worker.draining.wait()
+            await send({"type": "http.response.body", "body": b"end\\n", "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        case "/forever":
+            await send(START)
+            while True:
+                await send({"type": "http.response.body", "body": b"tick\\n", "more_body": True})
+                await asyncio.sleep(0.01)
+        case "/file":
+            # In pieces as large as the loop takes them.
+            await send({**START, "headers": [(b"content-length", str(os.path.getsize("large")).encode())]})
+            with open("large", "rb") as file:
+                while data := file.read(65536):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        case "/parts":
+            # Everything at once: the application has returned long before the client has it.
+            with open("large", "rb") as file:
+                await respond(send, file.read())
         case "/state":
             state = {name: value for name, value in scope["state"].items() if name != "hourd_worker"}
             await respond(send, json.dumps(state).encode())

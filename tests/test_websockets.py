@@ -1,4 +1,4 @@
-"""Websockets of ``kind: aiohttp`` while their worker drains: told, given their grace, then cut."""
+"""Websockets while their worker drains: told, given their grace, then cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aiohttp import WSMsgType
 from .daemon import Daemon, connect, pool
 from .test_kind_aiohttp import LOOPS, counts
 
-APP = """
+AIOHTTP = """
 import asyncio
 
 from aiohttp import WSMsgType, web
@@ -95,14 +95,96 @@ for each in HANDLERS:
 sub.router.add_get("/iterates", iterates)
 app.add_subapp("/sub", sub)
 """
+ASGI = """
+import asyncio
+
+
+class Gone(Exception):
+    pass
+
+
+class Socket:
+    def __init__(self, receive, send):
+        self._receive, self._send = receive, send
+
+    async def receive(self):
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            assert message["code"] in (1000, 1001, 1005, 1012), message
+            raise Gone
+        return message.get("text") or message["bytes"]
+
+    async def send(self, text):
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def close(self, code, reason):
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+async def receives(ws, worker):
+    while True:
+        await ws.receive()
+        await ws.send("again")
+
+
+async def iterates(ws, worker):
+    while True:
+        await ws.send(await ws.receive())
+
+
+async def sends(ws, worker):
+    while True:
+        await ws.send("tick")
+        await asyncio.sleep(0.01)
+
+
+async def sends_in_another_way(ws, worker):
+    # As Starlette does: the end is another exception, raised from the first.
+    try:
+        await sends(ws, worker)
+    except OSError:
+        raise RuntimeError("disconnected")
+
+
+async def is_busy(ws, worker):
+    while True:
+        await asyncio.sleep(0.05)
+        await ws.receive()
+
+
+async def says_so_itself(ws, worker):
+    await worker.draining.wait()
+    await ws.close(1012, "its own words")
+
+
+async def ignores(ws, worker):
+    await asyncio.sleep(3600)
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise ValueError("none here")
+    name, worker = scope["path"].rpartition("/")[2], scope["state"]["hourd_worker"]
+    assert (await receive())["type"] == "websocket.connect"
+    if name == "begins_late":
+        await worker.draining.wait()
+    await send({"type": "websocket.accept"})
+    try:
+        await globals()[name.replace("begins_late", "iterates").replace("beats", "iterates")](Socket(receive, send), worker)
+    except Gone:
+        pass
+"""
+APPS = {"aiohttp": AIOHTTP, "asgi": ASGI}
+KINDS = pytest.mark.parametrize("kind", APPS)
 SEVERAL = 5
 CLOSE = 0x88
 GOING_AWAY = struct.pack("!H", 1001) + b"the server is going away"
 OWN_WORDS = struct.pack("!H", 1012) + b"its own words"
 
 
-def config(loop, *, grace="30s"):
-    return pool(workers=1, loop=loop, server={"kind": "aiohttp", "app": "app:app", "grace": grace})
+def serve(kind, loop, *, grace="30s"):
+    server = {"kind": kind, "app": "app:app", "grace": grace}
+    return Daemon(pool(workers=1, loop=loop, server=server), {"app.py": APPS[kind]})
 
 
 async def read(websocket):
@@ -117,10 +199,12 @@ def wait_replaced(daemon):
     daemon.wait_until(lambda status: len(status["pools"]["web"]["workers"]) == 1)
 
 
+@KINDS
 @LOOPS
-def test_each_is_told_with_a_code_and_its_handler_ends(loop):
-    paths = ["receives", "iterates", "beats", "sends", "is_busy", "begins_late", "sub/iterates"] * SEVERAL
-    with Daemon(config(loop), {"app.py": APP}) as daemon:
+def test_each_is_told_with_a_code_and_its_handler_ends(loop, kind):
+    paths = ["receives", "iterates", "beats", "sends", "is_busy", "begins_late", "sub/iterates"]
+    paths = (paths + ["sends_in_another_way"] * (kind == "asgi")) * SEVERAL
+    with serve(kind, loop) as daemon:
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
 
@@ -177,9 +261,10 @@ def end(answers, sock, replies, reason):
     return replies.read()
 
 
+@KINDS
 @LOOPS
-def test_one_close_frame_goes_out_and_then_the_connection_ends(loop):
-    with Daemon(config(loop), {"app.py": APP}) as daemon, contextlib.ExitStack() as stack:
+def test_one_close_frame_goes_out_and_then_the_connection_ends(loop, kind):
+    with serve(kind, loop) as daemon, contextlib.ExitStack() as stack:
         daemon.expect("READY=1")
         opened = []
         for path, reason in [("iterates", GOING_AWAY), ("sends", GOING_AWAY), ("says_so_itself", OWN_WORDS)] * 2:
@@ -192,11 +277,12 @@ def test_one_close_frame_goes_out_and_then_the_connection_ends(loop):
         wait_replaced(daemon)
 
 
+@KINDS
 @LOOPS
 @pytest.mark.parametrize("path", ["receives", "sends"])
-def test_a_client_that_talks_all_the_time_reads_the_close_frame(path, loop):
+def test_a_client_that_talks_all_the_time_reads_the_close_frame(path, loop, kind):
     """Closed at once, the connection would be reset, and writing would fail before that frame is read."""
-    with Daemon(config(loop), {"app.py": APP}) as daemon:
+    with serve(kind, loop) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, upgrade(sock, path) as replies:
             heard = []
@@ -210,8 +296,9 @@ def test_a_client_that_talks_all_the_time_reads_the_close_frame(path, loop):
         wait_replaced(daemon)
 
 
-def test_not_all_are_told_at_once():
-    with Daemon(config("uvloop"), {"app.py": APP}) as daemon:
+@KINDS
+def test_not_all_are_told_at_once(kind):
+    with serve(kind, "uvloop") as daemon:
         daemon.expect("READY=1")
         with contextlib.ExitStack() as stack:
             socks = [stack.enter_context(connect(daemon.addresses()[0])) for _ in range(40)]
@@ -231,9 +318,10 @@ def test_not_all_are_told_at_once():
             assert max(told) - min(told) > 0.3
 
 
+@KINDS
 @LOOPS
-def test_one_that_does_not_end_is_cut_at_the_grace(loop):
-    with Daemon(config(loop, grace="2s"), {"app.py": APP}) as daemon:
+def test_one_that_does_not_end_is_cut_at_the_grace(loop, kind):
+    with serve(kind, loop, grace="2s") as daemon:
         daemon.expect("READY=1")
         daemon.allow("cut 1 connections that were open after its grace of 2s")
         with connect(daemon.addresses()[0]) as sock, upgrade(sock, "ignores") as replies:

@@ -221,7 +221,13 @@ class KeepAlive(Clients):
         if not head.startswith(b"HTTP/1.1 200 OK\r\n"):
             raise EOFError(f"no answer: {head!r}")
         headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-        body = await reader.readexactly(int(headers[b"content-length"]))
+        if b"content-length" in headers:
+            body = await reader.readexactly(int(headers[b"content-length"]))
+        else:
+            body = b""
+            while size := int(await reader.readline(), 16):
+                body += (await reader.readexactly(size + 2))[:-2]
+            await reader.readline()
         self.by[int(body)] += 1
         self.answered += 1
         return headers.get(b"connection") != b"close"

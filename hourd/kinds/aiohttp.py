@@ -1,6 +1,7 @@
 """``kind: aiohttp``: HTTP by an ``aiohttp.web.Application``.
 
-How connections end once the worker drains stands in ``leaving.py`` and ``websockets.py``.
+How connections end once the worker drains stands in ``leaving.py`` and ``aiohttp_websockets.py``, what is refused in
+``aiohttp_limits.py``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import socket
+import sys
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -16,10 +18,12 @@ from msgspec import Struct
 
 from .. import errors, forwarded
 from ..context import Worker, give_worker
-from . import Kind, Listening, access_log, aiohttp_around, leaving
+from . import Kind, Listening, access_log, aiohttp_around, aiohttp_leaving, aiohttp_limits
+from .aiohttp_websockets import Noting, Websockets, watch
 from .blame import create_server
+from .leaving import Departure, Leaving
 from .options import AiohttpOptions
-from .websockets import Noting, Websockets, watch
+from .patience import Patience
 
 _SERVER_ERROR = 500
 
@@ -50,6 +54,7 @@ class Aiohttp(Kind):
 
     _server: web.Server | None = None
     _access_log: access_log.AccessLog | None = None
+    _departure: Departure | None = None
 
     async def open(self) -> None:
         app = await self._make_application()
@@ -65,6 +70,9 @@ class Aiohttp(Kind):
             logger=self.context.log,
             access_log=None,
             keepalive_timeout=options.keepalive_timeout,
+            max_line_size=options.line_max_size,
+            max_field_size=options.line_max_size,
+            max_headers=options.max_headers,
             # hourd gives connections their grace itself, before it closes the runner.
             shutdown_timeout=0.1,
         )
@@ -73,19 +81,25 @@ class Aiohttp(Kind):
         self._server = self._runner.server
         if proxies := forwarded.configured(options):
             self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
-        self._lingering: list[leaving.Lingering] = []
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
         if self._access_log:
             self._connection_class = aiohttp_around.logging(self._connection_class, self._access_log)
         watch()
+        owes = functools.partial(aiohttp_limits.owes, options=options)
+        self._patience = Patience(
+            lambda: self._server.connections if self._server else (), owes, options.shortest_timeout
+        )
+
+    def _get_connections(self) -> list[web.RequestHandler]:
+        return self._server.connections if self._server else []
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await create_server(self, self._accept, sock, backlog)
 
     @property
     def connections(self) -> int:
-        return len(self._server.connections) if self._server else 0
+        return len(self._get_connections())
 
     @property
     def requests(self) -> int:  # type: ignore[override]
@@ -97,21 +111,17 @@ class Aiohttp(Kind):
 
     def drain(self) -> None:
         assert self._server is not None
-        make = functools.partial(self._server.request_factory, _cls=leaving.LastRequest)  # type: ignore[call-arg]
-        for connection in self._server.connections:
-            self._lingering += leaving.prepare(connection)
-            # Only now, so that until now a request costs nothing more than without hourd.
-            connection._request_factory = make  # noqa: SLF001, aiohttp has no other way
-            if connection._current_request is not None:  # noqa: SLF001, as above
-                connection._current_request.__class__ = leaving.LastRequest  # noqa: SLF001, as above
+        # Only now, so that until now a request costs nothing more than without hourd.
+        leaving = list(aiohttp_leaving.prepare(self._server))
         self._websockets.leave()
-        self._close_idle(asyncio.get_running_loop().time())
+        self._departure = Departure(leaving, self._begin_shutdown)
 
     async def close(self) -> None:
+        self._patience.stop()
         if self._server:
             self._websockets.told.update(self._server.connections)
-        for each in self._lingering:
-            each.cut()
+        if self._departure:
+            self._departure.cut()
         await self._runner.cleanup()
         if self._access_log:
             await self._access_log.close()
@@ -123,16 +133,9 @@ class Aiohttp(Kind):
         connection.__class__ = self._connection_class
         return connection
 
-    def _close_idle(self, since: float) -> None:
-        """Close what is idle, and look again until no connection is left."""
-        loop = asyncio.get_running_loop()
-        assert self._server is not None
-        for connection in self._server.connections:
-            leaving.close_if_idle(connection, since, loop.time())
-        if all(map(leaving.is_answering, self._server.connections)):
+    def _begin_shutdown(self, leaving: list[Leaving]) -> None:
+        if all(each.is_answering for each in leaving):
             self._runner.begin_shutdown()
-        if self.connections:
-            loop.call_later(leaving.LOOK, self._close_idle, since)
 
     async def _make_application(self) -> web.Application:
         app = self.context.app
@@ -147,7 +150,7 @@ class Aiohttp(Kind):
 
 def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]:
     class Connection(Noting):
-        """Counts what goes wrong; aiohttp has logged it with its traceback."""
+        """Counts what goes wrong; aiohttp has logged it with its traceback. What a client does wrong is no error."""
 
         __slots__ = ()
         websockets = noted
@@ -155,8 +158,13 @@ def _connection_class(kind: Kind, noted: Websockets) -> type[web.RequestHandler]
         def handle_error(
             self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
         ) -> web.StreamResponse:
-            if isinstance(exc, ConnectionError) and self in noted.told:
-                raise exc  # as if the client had gone: a handler that only sends learns of the end in this way
+            if isinstance(exc, ConnectionError) and (self in noted.told or self.transport is None):
+                # The client has gone, or is treated as if it had: a handler that only sends learns of it in this way.
+                raise exc
+            fault = exc or sys.exc_info()[1]
+            if isinstance(fault, aiohttp_limits.CLIENTS_FAULTS) and not request.writer.output_size:
+                kind.context.log.debug("refused a request of %s: %s", request.remote, fault)
+                return aiohttp_limits.refuse(self, aiohttp_limits.status_of(fault))
             if exc is not None and status >= _SERVER_ERROR:
                 kind.errors += 1
             return super().handle_error(request, status, exc, message)

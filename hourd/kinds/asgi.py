@@ -1,6 +1,9 @@
 """``kind: asgi``: HTTP and websockets by an ASGI 3 application.
 
-uvicorn's protocol classes speak to clients, without its server around them. ``scope["state"]`` holds what the pool's
+uvicorn's protocol classes speak to clients, without its server around them. How connections end once the worker drains
+stands in ``leaving.py``, what is refused in ``uvicorn_connections.py``.
+
+``scope["state"]`` holds what the pool's
 lifespan yielded, if that was a mapping; then what the application's own lifespan put there; and the worker, as
 ``hourd_worker``.
 """
@@ -12,7 +15,7 @@ import email.utils
 import functools
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -20,11 +23,14 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from .. import errors, forwarded
-from . import Context, Kind, Listening, access_log, asgi_around, blame, callables
+from . import Context, Kind, Listening, access_log, asgi_around, blame, callables, uvicorn_leaving
 from .asgi_lifespan import Lifespan
 from .blame import create_server
+from .leaving import Departure
 from .options import AsgiOptions
-from .uvicorn_connections import Connection, Log, Websocket
+from .patience import Patience
+from .uvicorn_connections import Connection, Log
+from .uvicorn_websockets import Websocket
 
 WORKER = "hourd_worker"
 """Where an application finds its worker: ``scope["state"][WORKER]``."""
@@ -48,6 +54,7 @@ class Asgi(Kind):
         self.server_state.tasks = self.tasks = Tasks()
         self._lifespan: Lifespan | None = None
         self._access_log: access_log.AccessLog | None = None
+        self._departure: Departure | None = None
 
     async def application(self) -> Callable[..., Any]:
         """Return the ASGI 3 application to serve; a subclass may make it of something else."""
@@ -66,6 +73,7 @@ class Asgi(Kind):
             await blame.run(self, lifespan.start)
             self._lifespan = lifespan
         self._tick()
+        self._patience = Patience(self._http_connections, Connection.owes, options.shortest_timeout)
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         return await create_server(self, self._accept, sock, backlog)
@@ -83,12 +91,24 @@ class Asgi(Kind):
         if self._access_log:
             self._access_log.reopen()
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether its connections were asked to end."""
+        return self._departure is not None
+
     def drain(self) -> None:
-        for connection in tuple(self.server_state.connections):
-            connection.shutdown()
+        connections = tuple(self.server_state.connections)
+        # Only now, so that until now a request costs nothing more than without hourd.
+        self._departure = Departure(uvicorn_leaving.prepare(connections))
+        for each in connections:
+            if isinstance(each, Websocket):
+                each.leave()
 
     async def close(self) -> None:
         self._ticking.cancel()
+        self._patience.stop()
+        if self._departure:
+            self._departure.cut()
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         tasks = tuple(self.tasks)
@@ -103,6 +123,9 @@ class Asgi(Kind):
     def _accept(self) -> asyncio.BaseProtocol:
         self.accepted += 1
         return Connection(self)
+
+    def _http_connections(self) -> Iterator[Connection]:
+        return (each for each in self.server_state.connections if isinstance(each, Connection))
 
     def _make_state(self) -> dict[str, Any]:
         yielded = self.context.worker.state

@@ -19,6 +19,14 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     """What every kind that speaks HTTP takes."""
 
     keepalive_timeout: Annotated[Duration, Meta(description="how long an idle connection is kept")] = 75.0
+    head_timeout: Annotated[
+        Duration, Meta(description="how long the headers of a request may take, once it has begun; 0 is forever")
+    ] = 20.0
+    body_timeout: Annotated[
+        Duration, Meta(description="how long the next piece of a request's body may take; 0 is forever")
+    ] = 30.0
+    line_max_size: Annotated[Size, Meta(description="longest request line (URL), and longest header")] = 8 * 1024
+    max_headers: Annotated[int, Meta(ge=1, description="how many headers a request may have")] = 128
     client_max_size: Annotated[
         Size | None, Meta(description="largest request body; default: what the application says")
     ] = None
@@ -40,6 +48,11 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
         Literal["forwarded"] | tuple[Header, ...],
         Meta(description="headers that trusted proxies set, and remove where clients send them; no others are read"),
     ] = ("x-forwarded-for", "x-forwarded-proto")
+
+    @property
+    def shortest_timeout(self) -> float:
+        """How long the least patient of them waits, in seconds."""
+        return min(each for each in (self.keepalive_timeout, self.head_timeout, self.body_timeout, 60.0) if each)
 
 
 class AiohttpOptions(HttpOptions, frozen=True, kw_only=True):

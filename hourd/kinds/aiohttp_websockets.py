@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 import weakref
 
 from aiohttp import WSCloseCode, web
 from aiohttp.abc import AbstractStreamWriter
 
-from .leaving import SPREAD
+from . import leaving
 
 _MESSAGE = b"the server is going away"
 
@@ -34,16 +33,13 @@ class Websockets:
     def note(self, websocket: web.WebSocketResponse) -> None:
         self._open.add(websocket)
         if self._leaving:
-            self._tell_soon(websocket)
+            leaving.soon(self._tell, websocket)
 
     def leave(self) -> None:
         """Close all, and those yet to come, each at a random moment: not all clients are to come back at once."""
         self._leaving = True
         for websocket in tuple(self._open):
-            self._tell_soon(websocket)
-
-    def _tell_soon(self, websocket: web.WebSocketResponse) -> None:
-        asyncio.get_running_loop().call_later(random.random() * SPREAD, self._tell, websocket)  # noqa: S311, no secret
+            leaving.soon(self._tell, websocket)
 
     def _tell(self, websocket: web.WebSocketResponse) -> None:
         request = websocket._req  # noqa: SLF001, to note its connection too would keep both alive

@@ -1,0 +1,1 @@
+"""hourd with software of others, unchanged, and real clients."""
