@@ -110,8 +110,8 @@ class LineWriter:
                 self._hand_over()
 
     def _make_lines(self) -> None:
-        lines = list(map(self._shape, self._items))
-        self._items.clear()
+        items, self._items = self._items, []
+        lines = list(map(self._shape, items))
         self._lines += lines
         self._size += sum(map(len, lines))
 

@@ -123,11 +123,11 @@ def describe(scope: Scope) -> Described:
     target, query = scope["raw_path"], scope["query_string"]
     if query:
         target += b"?" + query
-    client = scope["client"]
+    client, version = scope["client"], scope["http_version"]
     return (
         client[0] if client else "unix" if _peer(scope) == "" else "-",
         scope.get("method", "GET"),  # a websocket has none
         target.decode("utf-8", "surrogateescape"),
-        _PROTOCOLS[scope["http_version"]],
+        _PROTOCOLS.get(version) or f"HTTP/{version}",
         (referer, agent),
     )
