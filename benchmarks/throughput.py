@@ -1,14 +1,7 @@
 """Does supervision cost throughput? hourd with aiohttp against the same application forked by hand.
 
 By hand means what a careful engineer writes: a SO_REUSEPORT socket for each process, uvloop,
-``AppRunner`` and ``SockSite`` without an access log. One idles while wrk drives the other on keep-alive
-connections, in short turns in alternating order.
-
-Each round starts both anew. Two processes of the very same program differ in speed by a few percent for
-as long as they live (where the kernel put their memory, how the kernel spread the connections), so that
-measuring one pair for long measures that luck.
-
-Where there are CPUs to spare, the servers share as many as they have workers, and wrk has the others.
+``AppRunner`` and ``SockSite`` without an access log. How they are compared stands in ``contest.py``.
 """
 
 from __future__ import annotations
@@ -18,24 +11,21 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import statistics
 import subprocess  # noqa: TID251, for its constants
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, SO_REUSEADDR, SO_REUSEPORT, SOCK_STREAM, SOL_SOCKET, socket
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+import contest
 import measure
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 TARGET = 0.97
-_TURNS = 3
-"""Of each contestant, in each round."""
 _BACKLOG = 2048
 _KEEPALIVE = 75.0
 _BY_HAND = "import sys, throughput; throughput.serve_by_hand(int(sys.argv[1]))"
@@ -109,20 +99,8 @@ async def _serve(sock: socket) -> None:
 # --- the contestants ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """One that is measured."""
-
-    port: int
-    workers: list[int]
-
-    def cpu_seconds(self) -> float:
-        """Return what its workers have used so far."""
-        return sum(measure.cpu_seconds(pid) for pid in self.workers)
-
-
 @contextlib.contextmanager
-def by_hand(workers: int) -> Iterator[Server]:
+def by_hand(workers: int) -> Iterator[contest.Server]:
     """Run the processes that were forked by hand."""
     env = measure.environment()
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env["PYTHONPATH"]])
@@ -134,14 +112,14 @@ def by_hand(workers: int) -> Iterator[Server]:
         if not line:
             raise measure.CannotRunError("the processes forked by hand did not start")
         try:
-            yield Server(**json.loads(line))
+            yield contest.Server(**json.loads(line))
         finally:
             process.stdin.close()
             process.wait(30)
 
 
 @contextlib.contextmanager
-def by_hourd(place: Path, workers: int) -> Iterator[Server]:
+def by_hourd(place: Path, workers: int) -> Iterator[contest.Server]:
     """Run hourd with its defaults."""
     server = {"kind": "aiohttp", "app": "throughput:create_app", "bind": "127.0.0.1:0"}
     settings = {
@@ -149,80 +127,24 @@ def by_hourd(place: Path, workers: int) -> Iterator[Server]:
         "pools": {"web": {"workers": workers, "servers": {"http": server}}},
     }
     with measure.Daemon.running(place, settings) as daemon:
-        yield Server(daemon.port(), daemon.workers())
+        yield contest.Server(daemon.port(), daemon.workers())
 
 
 # --- the measurement ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one run of wrk found."""
-
-    rate: float
-    """Requests a second."""
-    cpu: float
-    """CPU microseconds of the workers for each request."""
-
-    @classmethod
-    def median(cls, turns: Sequence[Turn]) -> Self:
-        return cls(statistics.median(turn.rate for turn in turns), statistics.median(turn.cpu for turn in turns))
-
-
-def drive(server: Server, options: argparse.Namespace) -> Turn:
-    """Run wrk once against a server; every request must succeed."""
-    connections = options.connections * len(server.workers)
-    before = server.cpu_seconds()
-    said = measure.output(
-        ["wrk", "-t1", f"-c{connections}", f"-d{options.seconds}s", f"http://127.0.0.1:{server.port}/"],
-        limit=options.seconds + 30,
-    )
-    used = server.cpu_seconds() - before
-    count, rate = re.search(r"(\d+) requests in", said), re.search(r"Requests/sec:\s*([\d.]+)", said)
-    if not count or not rate or not int(count[1]) or "Socket errors" in said or "Non-2xx" in said:
-        raise measure.CannotRunError(f"requests failed:\n{said}")
-    return Turn(float(rate[1]), used / int(count[1]) * 1e6)
-
-
-@contextlib.contextmanager
-def on_cpus(workers: int) -> Iterator[None]:
-    """Give what starts in the block the first CPUs, and the rest of the program the others, if any remain."""
-    every = sorted(os.sched_getaffinity(0))
-    own = every[:workers]
-    os.sched_setaffinity(0, own)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, every[workers:] or every)
-
-
 def compare(workers: int, options: argparse.Namespace) -> bool:
     """Measure with so many workers, report, and return whether the target was met."""
-    every = os.sched_getaffinity(0)
-    try:
-        rounds = [_one_round(workers, order, options) for order in measure.interleaved(options.rounds)]
-    finally:
-        os.sched_setaffinity(0, every)
-    return _report(workers, rounds)
+
+    @contextlib.contextmanager
+    def ours() -> Iterator[contest.Server]:
+        with measure.folder() as place, by_hand(workers) if options.null else by_hourd(place, workers) as server:
+            yield server
+
+    return _report(workers, contest.hold([ours, lambda: by_hand(workers)], workers, options))
 
 
-def _one_round(workers: int, order: tuple[int, int], options: argparse.Namespace) -> tuple[Turn, Turn]:
-    """Start both, let them take turns, and return for each the median of its turns."""
-    turns: tuple[list[Turn], list[Turn]] = ([], [])
-    with measure.folder() as place, contextlib.ExitStack() as stack:
-        contestants = [lambda: by_hand(workers) if options.null else by_hourd(place, workers), lambda: by_hand(workers)]
-        with on_cpus(workers):
-            servers = {number: stack.enter_context(contestants[number]()) for number in order}
-        for number in order:
-            drive(servers[number], options)  # warms up, and is not counted
-        for one, other in measure.interleaved(_TURNS):
-            for number in (order[one], order[other]):
-                turns[number].append(drive(servers[number], options))
-    ours, theirs = (Turn.median(each) for each in turns)
-    return ours, theirs
-
-
-def _report(workers: int, rounds: list[tuple[Turn, Turn]]) -> bool:
+def _report(workers: int, rounds: list[tuple[contest.Turn, ...]]) -> bool:
     ratios = [hourd.rate / hand.rate for hourd, hand in rounds]
     print(f"{workers} worker{'s' if workers > 1 else ''}")
     measure.print_spreads(
@@ -243,10 +165,7 @@ def _report(workers: int, rounds: list[tuple[Turn, Turn]]) -> bool:
 def main() -> int:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=measure.within(1, 64), nargs="+", default=[1, 2], help="default: 1 2")
-    parser.add_argument("--rounds", type=measure.within(2, 200), default=20, help="fresh starts of both, default 20")
-    parser.add_argument("--seconds", type=measure.within(1, 60), default=1, help="of each turn, default 1")
-    parser.add_argument("--connections", type=measure.within(1, 256), default=32, help="for each worker, default 32")
+    contest.add_options(parser, rounds=20)
     parser.add_argument("--null", action="store_true", help="by hand against itself: what a ratio of 1 looks like here")
     options = parser.parse_args()
 
