@@ -80,7 +80,7 @@ def _one_round(
     turns: list[list[Turn]] = [[] for _ in contestants]
     connections = options.connections * workers
     with contextlib.ExitStack() as stack:
-        with _on_cpus(workers):
+        with on_cpus(workers):
             servers = {each: stack.enter_context(contestants[each]()) for each in _order(len(contestants), number)}
         for server in servers.values():
             drive(server, connections, options.seconds)  # warms up, and is not counted
@@ -110,7 +110,7 @@ def drive(server: Server, connections: int, seconds: int, path: str = "/") -> Tu
 
 
 @contextlib.contextmanager
-def _on_cpus(workers: int) -> Iterator[None]:
+def on_cpus(workers: int) -> Iterator[None]:
     """Give what starts in the block the first CPUs, and the rest of the program the others, if any remain."""
     every = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, every[:workers])

@@ -138,12 +138,13 @@ class Daemon:
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, place: Path, settings: dict[str, Any]) -> Iterator[Self]:
+    def running(cls, place: Path, settings: dict[str, Any], stdout: int | None = None) -> Iterator[Self]:
         """Start a daemon with these settings and wait until it is ready; it ends with the block.
 
         Args:
             place: a directory for its files.
             settings: what stands in its configuration (YAML holds JSON).
+            stdout: its standard output; default: this program's.
         """
         control, log, file = place / "control.sock", place / "log", place / "hourd.yaml"
         file.write_text(json.dumps({"name": "benchmark", "control": str(control), "directory": str(place), **settings}))
@@ -152,7 +153,7 @@ class Daemon:
             command = [sys.executable, "-c", _PROGRAM, "start", "-c", str(file)]
             env = environment(NOTIFY_SOCKET=str(place / "notify.sock"))
             executed_at = clock()
-            with executed(command, env=env, stdin=subprocess.DEVNULL, stderr=stderr) as process:
+            with executed(command, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr) as process:
                 daemon = cls(process, executed_at, control=control, log=log, notifications=notifications)
                 try:
                     daemon._wait_until_ready()

@@ -16,21 +16,24 @@ from typing import Final
 HEADER: Final = "X-Request-ID"
 _VALID: Final = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
 
-_current: contextvars.ContextVar[list[str | None] | None] = contextvars.ContextVar("hourd.request_id", default=None)
-"""A box with one place, and a second once it was entered: to make a list is quicker than to make any other."""
+Box = list[str | None]
+"""Has one place, and a second once it was entered: to make a list is quicker than to make any other."""
 _ENTERED: Final = ""
+_current: contextvars.ContextVar[Box | None] = contextvars.ContextVar("hourd.request_id", default=None)
 _numbers = itertools.count()
 _prefix = ""
 
 
-def begin(given: str | None = None) -> None:
-    """Note that a request begins in this context.
+def begin(given: str | None = None) -> Box:
+    """Note that a request begins in this context, and return what holds its id.
 
     Args:
         given: the id that somebody trusted gave it. What is not 1 to 128 letters, digits and ``._~+/=:@-`` is
             passed over.
     """
-    _current.set([given if given is not None and _VALID.fullmatch(given) else None])
+    it = [given if given is not None and _VALID.fullmatch(given) else None]
+    _current.set(it)
+    return it
 
 
 def enter() -> None:
@@ -38,12 +41,10 @@ def enter() -> None:
 
     Requests of one connection may share a context, so the one before is told from the one that has just begun.
     """
-    box = _current.get()
-    if box is None or box[1:]:
-        begin()
-        box = _current.get()
-        assert box is not None
-    box.append(_ENTERED)
+    it = _current.get()
+    if it is None or it[1:]:
+        it = begin()
+    it.append(_ENTERED)
 
 
 def known() -> str | None:
@@ -53,18 +54,30 @@ def known() -> str | None:
 
 def current() -> str:
     """Return the id of the request that this context belongs to; made now if there was none."""
-    box = _current.get()
-    if box is None:
-        box = [None]
-        _current.set(box)
-    it = box[0]
+    return unboxed(box())
+
+
+def box() -> Box:
+    """Return what holds the id of the request that this context belongs to, for who wants it only later."""
+    it = _current.get()
     if it is None:
-        it = box[0] = make()
+        it = [None]
+        _current.set(it)
     return it
 
 
+def unboxed(it: Box) -> str:
+    """Return the id; made now if there was none."""
+    return it[0] or _fill(it)
+
+
+def _fill(it: Box) -> str:
+    made = it[0] = make()
+    return made
+
+
 def make() -> str:
-    """Return a new id, which is no secret: 16 hexadecimal digits that this process has by chance, and 12 that count."""
+    """Return a new id, which is no secret: 16 hexadecimal digits that are this process's own, and 12 that count."""
     return f"{_prefix}{next(_numbers):012x}"
 
 

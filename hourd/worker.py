@@ -152,6 +152,7 @@ class Life:
                 give_up=functools.partial(self._give_up, name),
                 bind=configured.bind,
                 grace=configured.grace,
+                log_format=self._birth.orders.log.format,
             )
         )
         await kind.open()
@@ -172,12 +173,20 @@ class Life:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def _receive(self) -> None:
-        """Queue what the master says, and its end."""
+        """Queue what the master says, and its end. Log files are reopened at once, also while this worker drains."""
         with contextlib.suppress(BlockingIOError):
             while packet := self._channel.receive():
-                self._commands.put_nowait(packet)
+                if isinstance(packet.message, channel.Reopen):
+                    self._reopen()
+                else:
+                    self._commands.put_nowait(packet)
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._commands.put_nowait(_THE_END)
+
+    def _reopen(self) -> None:
+        log.reopen()
+        for server in self._opened.values():
+            server.reopen()
 
     def _leave(self) -> None:
         self._say(channel.Leaving())
@@ -214,8 +223,6 @@ class Life:
                     await self._attend(attend, packet)
                 case channel.Release(slot=slot, last=last):
                     self._attendance.release(slot, last)
-                case channel.Reopen():
-                    log.reopen()
                 case channel.Drain():
                     return
                 case None if not self.failed:

@@ -118,6 +118,9 @@ class TestGood:
         assert web.servers["http"].bind == ("0.0.0.0:8080",)
         assert web.servers["http"].options == {
             "access_log": True,
+            "access_log_file": None,
+            "trusted_proxies": [],
+            "forwarded_headers": ["x-forwarded-for", "x-forwarded-proto"],
             "body_timeout": 30.0,
             "head_timeout": 20.0,
             "line_max_size": 8192,
@@ -286,6 +289,34 @@ TABLE = [
     (
         server("options: {client_max_size: 9999999999999GiB}"),
         (f"{SERVER}options.client_max_size: expected at most {2**63 - 1}B, got the text '9999999999999GiB'"),
+    ),
+    (
+        server("options: {access_log: jsn}"),
+        (
+            f"{SERVER}options.access_log: expected true or false or combined, common or json, got the text 'jsn', "
+            "did you mean 'json'?"
+        ),
+    ),
+    (
+        server("options: {trusted_proxies: [10.0.0.0/8, 10.0.0.1/8]}"),
+        (
+            f"{SERVER}options.trusted_proxies[1]: '10.0.0.1/8' is an address in 10.0.0.0/8; write that, or 10.0.0.1 for it "
+            "alone"
+        ),
+    ),
+    (
+        server("options: {trusted_proxies: proxy}"),
+        (
+            f"{SERVER}options.trusted_proxies: expected an IP address, a network such as 10.0.0.0/8 or fd00::/8, or unix, "
+            "got the text 'proxy'"
+        ),
+    ),
+    (
+        server("options: {forwarded_headers: [x-forwarded-for, forwarded]}"),
+        (
+            f"{SERVER}options.forwarded_headers: expected forwarded or x-forwarded-for, x-forwarded-host, x-forwarded-port or "
+            "x-forwarded-proto, or a list of such, got a list"
+        ),
     ),
     (server("options: 3"), f"{SERVER}options: expected a mapping of keys to values, got 3"),
     (server("options: {a: 1}", "protocol"), f"{SERVER}options.a: unknown key; no key is allowed here"),

@@ -217,12 +217,3 @@ def test_what_is_no_application_is_told(app, message):
         daemon.allow("server main", "it is stopped at once")
         assert daemon.wait() == 75
         assert message in daemon.log
-
-
-def test_the_access_log_names_the_server():
-    with Daemon(config(server={"options": {"access_log": True}}), FILES) as daemon:
-        daemon.expect("READY=1")
-        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
-            sock.sendall(GET)
-            answer(replies)
-        daemon.wait_log(r'info +hourd\.server\.web\.main\[\d+\] .*"GET / HTTP/1\.1" 200')

@@ -60,6 +60,8 @@ class Context:
     """Where it listens, as the configuration says it."""
     grace: float
     """Seconds that open connections have once the worker drains."""
+    log_format: str
+    """What the lines of the log look like, as ``log.format`` says: ``text``, ``json`` or ``journal``."""
 
 
 class Kind(abc.ABC):
@@ -114,6 +116,8 @@ class Kind(abc.ABC):
         """
         self.errors += error is not None
         self.context.give_up(why, error)
+    def reopen(self) -> None:  # noqa: B027, few kinds have files of their own
+        """Reopen log files, after a rotation (SIGUSR1)."""
 
     def drain(self) -> None:  # noqa: B027, a kind without a protocol of its own has nobody to tell
         """Ask open connections to finish. No socket is listened to any more; ``worker.draining`` is set."""

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from aiohttp import web
 from msgspec import Struct
 
-from .. import errors
+from .. import errors, forwarded
 from ..context import Worker, give_worker
-from . import Kind, Listening, aiohttp_leaving, aiohttp_limits
+from . import Kind, Listening, access_log, aiohttp_around, aiohttp_leaving, aiohttp_limits
 from .aiohttp_websockets import Noting, Websockets, watch
 from .blame import create_server
 from .leaving import Departure, Leaving
@@ -64,6 +64,7 @@ class Aiohttp(Kind):
     Options: ClassVar[type[Struct]] = AiohttpOptions
 
     _server: web.Server | None = None
+    _access_log: access_log.AccessLog | None = None
     _departure: Departure | None = None
 
     async def open(self) -> None:
@@ -77,7 +78,7 @@ class Aiohttp(Kind):
             app,
             handle_signals=False,
             logger=self.context.log,
-            access_log=self.context.log if options.access_log else None,
+            access_log=None,
             keepalive_timeout=options.keepalive_timeout,
             max_line_size=options.line_max_size,
             max_field_size=options.line_max_size,
@@ -92,10 +93,15 @@ class Aiohttp(Kind):
         await self._runner.setup()
         assert self._runner.server is not None
         self._server = self._runner.server
+        options = self.context.options
+        if proxies := forwarded.configured(options):
+            self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
+        self._access_log = access_log.opened(self.context, aiohttp_around.describe)
+        if self._access_log:
+            self._connection_class = aiohttp_around.logging(self._connection_class, self._access_log)
         watch()
-        options = self.context.options
         owes = functools.partial(aiohttp_limits.owes, options=options)
         self._patience = Patience(self._get_connections, owes, options.shortest_timeout)
 
@@ -113,6 +119,10 @@ class Aiohttp(Kind):
     def requests(self) -> int:  # type: ignore[override]
         return self._server.requests_count if self._server else 0
 
+    def reopen(self) -> None:
+        if self._access_log:
+            self._access_log.reopen()
+
     def drain(self) -> None:
         assert self._server is not None
         # Only now, so that until now a request costs nothing more than without hourd.
@@ -129,6 +139,8 @@ class Aiohttp(Kind):
         if self._server:
             await _end_handlers(self._server)
         await self._runner.cleanup()
+        if self._access_log:
+            await self._access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None

@@ -41,15 +41,13 @@ class Cfg:
 class Worker:
     """A ``hourd.Worker`` as API-Hour's code expects it: with ``cfg``, ``log.access_log`` and ``pid``."""
 
-    def __init__(
-        self, worker: context.Worker, log: logging.Logger, cfg: Mapping[str, Any], *, access_log: bool
-    ) -> None:
+    def __init__(self, worker: context.Worker, log: logging.Logger, cfg: Mapping[str, Any]) -> None:
         self._worker = worker
         self.log = log
         self.cfg = Cfg(cfg)
         self.pid = os.getpid()
         access = log.getChild("access")
-        access.disabled = not access_log
+        access.disabled = True  # hourd writes the access log, where options ask for one
         vars(log)["access_log"] = access
 
     def __getattr__(self, name: str) -> Any:

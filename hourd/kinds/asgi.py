@@ -22,8 +22,8 @@ from msgspec import Struct
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from .. import errors
-from . import Context, Kind, Listening, blame, callables, uvicorn_leaving
+from .. import errors, forwarded
+from . import Context, Kind, Listening, access_log, asgi_around, blame, callables, uvicorn_leaving
 from .asgi_lifespan import Lifespan
 from .blame import create_server
 from .leaving import Departure
@@ -53,6 +53,7 @@ class Asgi(Kind):
         self.server_state = ServerState()
         self.server_state.tasks = self.tasks = Tasks()
         self._lifespan: Lifespan | None = None
+        self._access_log: access_log.AccessLog | None = None
         self._departure: Departure | None = None
 
     async def application(self) -> Callable[..., Any]:
@@ -65,7 +66,8 @@ class Asgi(Kind):
             raise errors.ConfigError(f"options.root_path is {options.root_path!r}, expected a path such as /shop")
         app = await blame.run(self, self.application)
         self.app_state = self._make_state()
-        self.config = self._make_config(app)
+        self._access_log = access_log.opened(self.context, asgi_around.describe)
+        self.config = self._make_config(asgi_around.wrapped(app, forwarded.configured(options), self._access_log))
         if self.lifespan and options.lifespan != "off":
             lifespan = Lifespan(app, self.app_state, self.context.log, required=options.lifespan == "on")
             await blame.run(self, lifespan.start)
@@ -84,6 +86,10 @@ class Asgi(Kind):
     @property
     def requests(self) -> int:  # type: ignore[override]
         return self.tasks.count
+
+    def reopen(self) -> None:
+        if self._access_log:
+            self._access_log.reopen()
 
     @property
     def is_leaving(self) -> bool:
@@ -111,6 +117,8 @@ class Asgi(Kind):
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._lifespan:
             await self._lifespan.stop()
+        if self._access_log:
+            await self._access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         self.accepted += 1

@@ -78,6 +78,10 @@ class Container(Kind):
         self._failures += 1
         self.context.log.error("%s", what, exc_info=error)
 
+    def reopen(self) -> None:
+        for kind in self._kinds:
+            kind.reopen()
+
     def drain(self) -> None:
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + self.context.grace
@@ -106,7 +110,7 @@ class Container(Kind):
         if not callable(make):
             raise errors.BootError(f"app is {make!r}, expected a subclass of hourd.Container")
         cfg = {"graceful_timeout": context.grace, **context.options.cfg}
-        worker = api_hour.Worker(context.worker, context.log, cfg, access_log=context.options.access_log)
+        worker = api_hour.Worker(context.worker, context.log, cfg)
         config = api_hour.read_config(context.options.config)
         made = make(config=config, worker=worker, loop=asyncio.get_running_loop())
         if not callable(getattr(made, "make_servers", None)):

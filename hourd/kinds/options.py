@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from ..forwarded import Header
+from ..networks import Network
 from ..units import Duration, Size
 
 
@@ -28,6 +30,24 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     client_max_size: Annotated[
         Size | None, Meta(description="largest request body; default: what the application says")
     ] = None
+    access_log: Annotated[
+        bool | Literal["common", "combined", "json"],
+        Meta(description="one line for each request; true: combined, or json where log.format is json"),
+    ] = False
+    access_log_file: Annotated[
+        str | None,
+        Meta(description="where the access log goes, relative to directory; default: standard error"),
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[Network, ...],
+        Meta(
+            description="addresses and networks of proxies that are believed who the client is; unix: of unix sockets"
+        ),
+    ] = ()
+    forwarded_headers: Annotated[
+        Literal["forwarded"] | tuple[Header, ...],
+        Meta(description="headers that trusted proxies set, and remove where clients send them; no others are read"),
+    ] = ("x-forwarded-for", "x-forwarded-proto")
 
     @property
     def shortest_timeout(self) -> float:
@@ -37,8 +57,6 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
 
 class AiohttpOptions(HttpOptions, frozen=True, kw_only=True):
     """Options of ``kind: aiohttp``."""
-
-    access_log: Annotated[bool, Meta(description="log each request at level info")] = False
 
 
 class GatewayOptions(HttpOptions, frozen=True, kw_only=True):
