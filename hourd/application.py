@@ -74,6 +74,7 @@ def _load_part(name: str, server: settings.Server) -> Part:
     app = _import_app(name, server)
     part = Part(name=server.kind, kind=kind, options=options, app=app)
     if kind is not detection.Auto:
+        _check_support(name, server, server.kind, kind)
         return part
     try:
         found = detection.detect(app)
@@ -120,6 +121,7 @@ def _settle(name: str, server: settings.Server, found: detection.Found, app: Any
         raise errors.ConfigError(f"{said}; kind {found.kind} {lacks}")
     _logger.log(logging.DEBUG if quietly else logging.INFO, "%s", said)
     kind = _load_kind(name, found.kind)
+    _check_support(name, server, found.kind, kind)
     try:
         options = _convert_options(name, server, found.kind, kind)
     except errors.ConfigError as error:
@@ -134,6 +136,14 @@ def _load_kind(name: str, kind: str) -> type[kinds.Kind]:
         raise errors.ConfigError(f"server {name}: {error}") from None
     except BaseException as error:
         raise errors.BootError(explain(error, f"server {name}: cannot import kind {kind}")) from error
+
+
+def _check_support(name: str, server: settings.Server, kind_name: str, kind: type[kinds.Kind]) -> None:
+    """Check that a kind can what its server is to have in front."""
+    for key in ("tls", "proxy_protocol"):
+        if getattr(server, key) and not getattr(kind, key):
+            where = f"{server.where}: " if server.where else ""
+            raise errors.ConfigError(f"{where}server {name}: kind {kind_name} does not support {key}")
 
 
 def _convert_options(name: str, server: settings.Server, kind_name: str, kind: type[kinds.Kind]) -> Any:

@@ -143,7 +143,11 @@ def start(**given: Any) -> None:
 @click.option("--import", "import_", is_flag=True, help="Also import every application, in a child process.")
 def check(*, print_: bool, import_: bool, **given: Any) -> None:
     """Validate the configuration; report every mistake."""
+    from . import certificates  # noqa: PLC0415, the master has no use for ssl
+
     loaded = _reader(**given)()
+    for warning in certificates.check(loaded.settings):
+        click.echo(warning, err=True)
     if import_:
         from . import trial  # noqa: PLC0415, only this command needs it
 

@@ -28,6 +28,7 @@ from setproctitle import setproctitle
 
 from . import channel, descriptors, ending, errors, log, loops, orders, privileges, stacks, worker
 from .application import Application, explain, load
+from .rotation import Certificates
 from .worker import Birth
 
 _PIDFD = b"\0"
@@ -46,9 +47,16 @@ class Mold:
         self._channel = end
         self._orders = mine
         self._application: Application | None = None
+        self._certificates: dict[str, Certificates] = {}
         self._board_fd = board_fd
         self._workers: list[int] = []
         """A pidfd for each worker that may be alive."""
+
+    def read_certificates(self) -> None:
+        """Read what the servers' TLS needs, as the user that workers are."""
+        for name, server in self._orders.settings.servers.items():
+            if server.tls:
+                self._certificates[name] = Certificates(server.tls)
 
     def import_application(self) -> None:
         """Import, and find out whether that can be forked."""
@@ -108,7 +116,14 @@ class Mold:
             self._forget_mold()
             _wait_until_adopted(is_adopted)
             end = channel.ChildEnd(socket.socket(fileno=channel_fd))
-            return Birth(orders=self._orders, application=self._application, slot=slot, channel=end, board_fd=board_fd)
+            return Birth(
+                orders=self._orders,
+                application=self._application,
+                certificates=self._certificates,
+                slot=slot,
+                channel=end,
+                board_fd=board_fd,
+            )
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         theirs.close()
         for fd in (channel_fd, board_fd, is_adopted):
@@ -216,6 +231,7 @@ def _begin(end: channel.ChildEnd) -> Mold | None:
     setproctitle(f"hourd: mold {mine.title}")
     _settle_in(mine)
     mold = Mold(end, mine, board_fd)
+    mold.read_certificates()
     if mine.preload:
         gc.disable()
         mold.import_application()

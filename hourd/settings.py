@@ -6,9 +6,8 @@ to molds and workers, so a field may be added and must not change its meaning.
 Markers that ``config.py`` reads from ``Meta.extra``:
 
 ``unit``    how the value is written (``duration``, ``size``, ``share``) or which form it has
-            (``address``, ``reference``, ``mode``, ``network``)
+            (``address``, ``reference``, ``mode``, ``network``, ``file``)
 ``least``   the least value of a duration, a power of ten: seconds; with ``why`` a reason that a refusal adds
-``later``   part of the contract, not implemented in this version: refused by name
 ``hidden``  set by hourd, not by users
 """
 
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from .networks import Network
 from .units import Duration, Share, Size
 
 Address = Annotated[
@@ -36,13 +36,20 @@ Reference = Annotated[str, Meta(extra={"unit": "reference"}, examples=["hello.we
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 """A name that is safe in titles, logs, metrics and file names."""
 
+File = Annotated[str, Meta(extra={"unit": "file"}, examples=["/etc/hello/cert.pem"])]
+"""The path of a file that is there; relative ones start at the configuration's folder."""
+
+HostName = Annotated[str, Meta(pattern=r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$")]
+"""A name that clients ask for, or ``*.`` and a name for all that have one label before it; in ASCII (``xn--``)."""
+
 WORKERS_MAX = 1024
 """Of one pool."""
 FAILURES_MAX = 1_000_000
 """So many are remembered at most; more could never be counted."""
 
-Later = Annotated[Any, Meta(extra={"later": True})]
 Hidden = Annotated[str, Meta(extra={"hidden": True})]
+Places = Annotated[dict[str, str], Meta(extra={"hidden": True})]
+"""Where each key stands, and the whole of its name, as mistakes begin: some are found only where files are read."""
 
 
 class UnixSocket(Struct, frozen=True, kw_only=True):
@@ -51,6 +58,40 @@ class UnixSocket(Struct, frozen=True, kw_only=True):
     mode: Annotated[int, Meta(extra={"unit": "mode"}, description="permission bits, octal")] = 0o666
     owner: Annotated[str | None, Meta(description="user that owns the file; only root may set it")] = None
     group: Annotated[str | None, Meta(description="group of the file")] = None
+
+
+class Certificate(Struct, frozen=True, kw_only=True):
+    """A certificate and its private key, in PEM."""
+
+    certificate: Annotated[File, Meta(description="the certificate; what comes after it in the file is its chain")]
+    key: Annotated[File | None, Meta(description="its private key; default: it is in the certificate's file")] = None
+    chain: Annotated[File | None, Meta(description="intermediate certificates, if the first file has none")] = None
+    places: Places = {}
+
+
+class Tls(Certificate, frozen=True, kw_only=True):
+    """TLS. Files that are replaced are noticed within seconds, and serve connections from then on."""
+
+    sni: Annotated[
+        dict[HostName, Certificate], Meta(description="further certificates, by the name that a client asks for")
+    ] = {}
+    client_ca: Annotated[File | None, Meta(description="who signs the certificates of clients")] = None
+    client_certificates: Annotated[
+        Literal["required", "optional"] | None,
+        Meta(description="whether clients must have one; default: they must, if there is a client_ca"),
+    ] = None
+    minimum: Annotated[Literal["TLSv1.2", "TLSv1.3"], Meta(description="the oldest version that is spoken")] = "TLSv1.2"
+    ciphers: Annotated[str | None, Meta(description="of TLSv1.2, as openssl-ciphers(1) has them")] = None
+    alpn: Annotated[tuple[str, ...], Meta(description="protocols to offer; default: what the kind speaks")] = ()
+
+
+class ProxyProtocol(Struct, frozen=True, kw_only=True):
+    """The PROXY protocol, version 1 or 2, which balancers put before a connection to say whose it is."""
+
+    trusted: Annotated[
+        tuple[Network, ...],
+        Meta(description="who sends it, always; from others, nothing is taken for it", min_length=1),
+    ] = field(name="from")
 
 
 class Server(Struct, frozen=True, kw_only=True):
@@ -62,8 +103,8 @@ class Server(Struct, frozen=True, kw_only=True):
     backlog: Annotated[int, Meta(ge=1, le=65535, description="connections or datagrams that may wait in a slot")] = 2048
     unix: Annotated[UnixSocket, Meta(description="mode and owner of its unix sockets")] = UnixSocket()
     grace: Annotated[Duration, Meta(description="how long connections may finish once a worker drains")] = 30.0
-    tls: Later = None
-    proxy_protocol: Later = None
+    tls: Annotated[Tls | None, Meta(description="encrypt its connections")] = None
+    proxy_protocol: Annotated[ProxyProtocol | None, Meta(description="balancers in front say who connects")] = None
     options: Annotated[dict[str, Any], Meta(description="what the kind itself takes")] = {}
     where: Hidden = ""
 

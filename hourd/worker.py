@@ -24,8 +24,9 @@ from setproctitle import setproctitle
 from . import channel, context, descriptors, errors, kinds, log, loops, scoreboard
 from .application import Application, Part, explain, load, make
 from .attendance import Attendance
-from .kinds import blame
+from .kinds import arrivals, blame
 from .orders import Orders
+from .rotation import Certificates
 from .scaling import Pulse, starved
 
 _BEATS = 4
@@ -36,6 +37,8 @@ _LOOK = 0.02
 """Seconds between two looks at how many connections are left, while draining."""
 _TURNS = 3
 """Turns of the loop after which what it had accepted before it stopped listening is known to the servers."""
+_ARRIVAL = 5.0
+"""Seconds that connections which are accepted and still before their TLS handshake, say, have to come through."""
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE)
 _THE_END = channel.Packet(None)
 """Stands for the end of the channel among the master's messages."""
@@ -50,6 +53,7 @@ class Birth:
 
     orders: Orders
     application: Application | None
+    certificates: dict[str, Certificates]
     slot: int
     channel: channel.ChildEnd
     board_fd: int
@@ -153,10 +157,15 @@ class Life:
                 bind=configured.bind,
                 grace=configured.grace,
                 log_format=self._birth.orders.log.format,
+                arrivals=self._make_arrivals(name, part.kind, server_log),
             )
         )
         await kind.open()
         return kind
+
+    def _make_arrivals(self, name: str, kind: type[kinds.Kind], log: logging.Logger) -> arrivals.Arrivals | None:
+        server, certificates = self._pool.servers[name], self._birth.certificates.get(name)
+        return arrivals.make(server, certificates, log, kind.alpn, tell=self._birth.slot == 0)
 
     # --- the master -------------------------------------------------------------------------------
 
@@ -256,6 +265,9 @@ class Life:
         await self._attendance.end(last=self._left_alone)
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        begun = time.monotonic()
+        graces = (self._pool.servers[name].grace for name in self._servers)
+        await arrivals.settle(self._servers.values(), min(_ARRIVAL, *graces))
         # In one turn, so that nobody acts on the one without the other.
         self._worker.draining.set()
         for server in self._servers.values():
@@ -263,14 +275,14 @@ class Life:
                 server.drain()
             except Exception:
                 server.context.log.exception("server %s failed to drain", server.context.server)
-        await asyncio.gather(*(self._drain_server(name, server) for name, server in self._servers.items()))
+        await asyncio.gather(*(self._drain_server(name, server, begun) for name, server in self._servers.items()))
 
-    async def _drain_server(self, name: str, server: kinds.Kind) -> None:
+    async def _drain_server(self, name: str, server: kinds.Kind, begun: float) -> None:
         grace = self._pool.servers[name].grace
         if self.failed:
             grace = min(grace, _LAST_MOMENT)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace):
+            async with asyncio.timeout(begun + grace - time.monotonic()):
                 while server.connections:  # noqa: ASYNC110, no library tells of its last connection
                     await asyncio.sleep(_LOOK)
         if left := server.connections:
@@ -302,7 +314,7 @@ class Life:
                 beat=now,
                 lag=lag,
                 busy=self._pulse.busy,
-                connections=sum(server.connections for server in self._servers.values()),
+                connections=sum(server.connections + server.arriving for server in self._servers.values()),
                 accepted=sum(server.accepted for server in self._servers.values()),
                 requests=sum(server.requests for server in self._servers.values()),
                 errors=self._errors + sum(server.errors for server in self._servers.values()),

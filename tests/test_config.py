@@ -91,6 +91,8 @@ def without_places(loaded: Loaded) -> Any:
     for pool in value["pools"].values():
         for server in pool["servers"].values():
             del server["where"]
+            for each in (server["tls"], *server["tls"]["sni"].values()) if server["tls"] else ():
+                del each["places"]
     return value
 
 
@@ -231,9 +233,32 @@ TABLE = [
     (f"{MINIMAL}[a]: b\n", "hourd.yaml:2: a key must be text, not a list or mapping"),
     (f"{MINIMAL}<<: 3\n", "hourd.yaml:2: <<: expected a mapping or a list of mappings to merge"),
     ("name: x\n", "hourd.yaml:1: pools: is missing; expected a mapping of keys to values"),
-    (server("where: x"), f"{SERVER}where: unknown key; allowed are app, backlog, bind, grace, kind, options, unix"),
-    (server("tls: {}"), f"{SERVER}tls: {LATER}"),
-    (server("proxy_protocol: true"), f"{SERVER}proxy_protocol: {LATER}"),
+    (
+        server("where: x"),
+        f"{SERVER}where: unknown key; allowed are app, backlog, bind, grace, kind, options, proxy_protocol, tls, unix",
+    ),
+    (server("tls: {}"), f"{SERVER}tls.certificate: is missing; expected the path of a file"),
+    (
+        server("tls: {certificate: hourd.yaml, key: key.pem}"),
+        f"{SERVER}tls.key: 'key.pem' cannot be read: No such file or directory",
+    ),
+    (server("tls: {certificate: /}"), f"{SERVER}tls.certificate: '/' is no regular file"),
+    (
+        server("tls: {certificate: hourd.yaml, client_certificates: optional}"),
+        f"{SERVER}tls.client_certificates: goes with client_ca, which says whose certificates are taken",
+    ),
+    (
+        server("tls: {certificate: hourd.yaml, sni: {'*.x.*': {certificate: hourd.yaml}}}"),
+        f"{SERVER}tls.sni.*.x.*: the key '*.x.*' is not allowed; expected a host name in ASCII, or *. and one",
+    ),
+    (
+        server("proxy_protocol: true"),
+        f"{SERVER}proxy_protocol: expected a mapping with from, got true",
+    ),
+    (
+        server("proxy_protocol: {from: [10.0.0.1/8]}"),
+        f"{SERVER}proxy_protocol.from[0]: '10.0.0.1/8' is an address in 10.0.0.0/8; write that, or 10.0.0.1 for it alone",
+    ),
     (f"{MINIMAL}'pools ': 1\n", "hourd.yaml:2: pools : unknown key, did you mean 'pools'?"),
     # Types
     ("pools: 3\n", "hourd.yaml:1: pools: expected a mapping of keys to values, got 3"),
@@ -845,7 +870,7 @@ pools:
     loop: X
     lifespan: X
     servers:
-      http: {kind: X, app: X, bind: [X, X], backlog: X, grace: X, unix: {mode: X, owner: X, group: X}, tls: X}
+      http: {kind: X, app: X, bind: [X, X], backlog: X, grace: X, unix: {mode: X, owner: X, group: X}, tls: X, proxy_protocol: X}
       more: {kind: aiohttp, app: X, bind: X, options: {access_log: X, keepalive_timeout: X, other: X}}
     restart: {backoff: X, giving_up: {failures: X, within: X}}
 """

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from typing import Any, Final
 
 from msgspec import Struct, inspect
 
 from ..addresses import UNIX_PATH_MAX
-from ..settings import Log, Pool, Range, Recycle, Restart, Server, Settings, Timeouts, UnixSocket
+from ..settings import Certificate, Log, Pool, Range, Recycle, Restart, Server, Settings, Timeouts, Tls, UnixSocket
 from . import accounts, serving
 from .mistakes import join, shown
 from .notation import found
@@ -47,6 +48,8 @@ def rules(folder: str) -> Rules:
             (UnixSocket, "group"): file_group,
         },
         structs={
+            Certificate: _note_places,
+            Tls: _check_tls,
             Pool: serving.check_pool,
             Server: listeners.check_server,
             Range: _check_range,
@@ -54,6 +57,7 @@ def rules(folder: str) -> Rules:
             Restart: _check_restart,
             Timeouts: _check_timeouts,
         },
+        units={"file": paths.present},
     )
 
 
@@ -90,6 +94,11 @@ class _Paths(Struct, frozen=True):
             return reader.reject(node, key, f"is too long; a socket's absolute path has at most {UNIX_PATH_MAX} bytes")
         return path
 
+    def present(self, reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
+        path = self.file(reader, node, type_, key)
+        why = _no_file(path) if isinstance(path, str) and isinstance(node, Scalar) else None
+        return reader.reject(node, key, f"{found(node).removeprefix('the text ')} {why}") if why else path
+
     def directory(self, reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:
         path = self.file(reader, node, type_, key)
         why = _no_directory(path) if isinstance(path, str) and isinstance(node, Scalar) else None
@@ -102,6 +111,27 @@ def _no_directory(path: str) -> str | None:
     if not os.path.isdir(path):
         return "is no directory" if os.path.exists(path) else "does not exist; expected a directory"
     return None
+
+
+def _no_file(path: str) -> str | None:
+    """Say why a file cannot be read. Root may read all; whether a worker's user may, is found where it is read."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "is no regular file"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or 'invalid path'}"
+    return None if os.access(path, os.R_OK) else "cannot be read: Permission denied"
+
+
+def _note_places(_reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+    values["places"] = {name: f"{place}: {join(key, name)}" for name, place in node.keys.items()}
+
+
+def _check_tls(reader: Reader, node: Section, values: dict[str, Any], key: str) -> None:
+    _note_places(reader, node, values, key)
+    if values.get("client_certificates") and "client_ca" not in node.entries:
+        wanted = "goes with client_ca, which says whose certificates are taken"
+        reader.reject(node.entries["client_certificates"], join(key, "client_certificates"), wanted)
 
 
 def _environment(reader: Reader, node: Node, type_: inspect.Type, key: str) -> Any:

@@ -22,6 +22,7 @@ _MODE: Final = re.compile(r"(?:0o?)?([0-7]{3,4})")
 _REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PATTERNS: Final = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$": "letters, digits and _ . -, at most 64, the first a letter or digit",
+    r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$": "a host name in ASCII, or *. and one",
 }
 
 
@@ -77,6 +78,13 @@ def _reference(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text:
+        raise ValueError(f"expected {_FILE_HINT}")
+    return text
+
+
+_FILE_HINT: Final = "the path of a file"
 _MODE_HINT: Final = "permission bits in octal such as 0660"
 _REFERENCE_HINT: Final = "module:object such as hello.web:create_app"
 _ADDRESS_PATTERN: Final = (
@@ -90,6 +98,7 @@ UNITS: Final = {
     "mode": Unit(_MODE_HINT, _mode, lambda mode: f"{mode:04o}", r"^(0o?)?[0-7]{3,4}$"),
     "address": Unit(addresses.ADDRESS_HINT, _address, str, _ADDRESS_PATTERN),
     "network": Unit(networks.NETWORK_HINT, networks.parse_network, str, r"^[0-9A-Fa-f:.]+(/[0-9.]+)?$|^unix$"),
+    "file": Unit(_FILE_HINT, _file, str, r"^.+$"),
     "reference": Unit(_REFERENCE_HINT, _reference, str, r"^[^\s:]+:[^\s:]+$"),
 }
 

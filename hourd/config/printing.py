@@ -76,7 +76,7 @@ class _Printer(Struct, frozen=True):
             extra = unwrapped(field.type)[1]
             inner = getattr(value, field.name)
             # What has no value by default is not there; nor what users may not write.
-            if extra.get("later") or extra.get("hidden") or (inner is None and field.default is None):
+            if extra.get("hidden") or (inner is None and field.default is None):
                 continue
             where = (*path, field.encode_name)
             options = type_.cls is Server and field.name == "options"

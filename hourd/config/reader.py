@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from msgspec import Struct, inspect
 
-from .. import __version__
 from .mistakes import Mistakes, join, shown, suggestion
 from .notation import Unit, expected, found, unit_of, unwrapped
 from .scalars import fits, value_of, within
@@ -45,6 +44,8 @@ class Rules(Struct, frozen=True):
 
     fields: Mapping[tuple[type, str], FieldRule] = {}
     structs: Mapping[type, StructRule] = {}
+    units: Mapping[str, FieldRule] = {}
+    """Called after the unit's own check, with what a mistake would need."""
 
 
 class Reader:
@@ -118,7 +119,8 @@ class Reader:
         if value < extra.get("least", value):
             why = f": {extra['why']}" if "why" in extra else ""
             return self.reject(node, key, f"expected at least {unit.format(extra['least'])}{why}")
-        return value
+        rule = self._rules.units.get(extra["unit"])
+        return rule(self, node, inspect.StrType(), key) if rule else value
 
     def _scalar(self, node: Node, type_: inspect.LiteralType | inspect.StrType | inspect.BoolType, key: str) -> Any:
         value = self.plain(node, key) if isinstance(node, Scalar) else None
@@ -182,14 +184,12 @@ class Reader:
     def _struct(self, node: Node, type_: inspect.StructType, key: str) -> Any:
         if not isinstance(node, Section):
             return self._wrong(node, type_, key)
-        fields = {field.encode_name: field for field in type_.fields if not _marked(field, "hidden")}
+        fields = {field.encode_name: field for field in type_.fields if not _is_hidden(field)}
         values: dict[str, Any] = {}
         for name, each in node.entries.items():
             path, field = join(key, name), fields.get(name)
             if field is None:
                 self._unknown(node, name, path, fields)
-            elif _marked(field, "later"):
-                self.mistakes.add(node.keys[name], path, f"is not available yet in hourd {__version__}")
             else:
                 values[name] = self._field(each, type_.cls, field, path)
         self._missing(node, fields.values(), key)
@@ -205,7 +205,7 @@ class Reader:
         return rule(self, node, field.type, key)
 
     def _unknown(self, node: Section, name: str, key: str, fields: Mapping[str, inspect.Field]) -> None:
-        usable = sorted(each for each, field in fields.items() if not _marked(field, "later"))
+        usable = sorted(fields)
         allowed = f"; allowed are {', '.join(usable)}" if usable else "; no key is allowed here"
         self.mistakes.add(node.keys[name], key, f"unknown key{suggestion(name, usable) or allowed}")
 
@@ -216,8 +216,8 @@ class Reader:
                 self.mistakes.add(node.place, join(key, field.encode_name), wanted)
 
 
-def _marked(field: inspect.Field, marker: str) -> bool:
-    return bool(unwrapped(field.type)[1].get(marker))
+def _is_hidden(field: inspect.Field) -> bool:
+    return bool(unwrapped(field.type)[1].get("hidden"))
 
 
 def _shape(node: Node, type_: inspect.Type) -> bool:

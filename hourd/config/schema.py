@@ -128,8 +128,7 @@ def _struct(type_: inspect.StructType) -> Schema:
 
 
 def _reserved(field: inspect.Field) -> bool:
-    extra = unwrapped(field.type)[1]
-    return bool(extra.get("later") or extra.get("hidden"))
+    return bool(unwrapped(field.type)[1].get("hidden"))
 
 
 def _field(owner: type, field: inspect.Field) -> Schema:

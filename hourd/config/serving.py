@@ -117,6 +117,9 @@ def check_server(reader: Reader, node: Section, values: dict[str, Any], key: str
     if entry.app and values.get("app") is None:
         wanted = f"is missing; kind {entry.name} needs an application, module:object"
         reader.mistakes.add(node.place, join(key, "app"), wanted)
+    for name in ("tls", "proxy_protocol"):
+        if name in node.entries and entry.transport == "datagram":
+            reader.mistakes.add(node.keys[name], join(key, name), f"is for streams; kind {entry.name} has none")
     values["options"] = _options(reader, options or Section(node.place, {}, {}), entry.options, join(key, "options"))
 
 

@@ -25,7 +25,10 @@ from ..addresses import Address, Transport, parse
 from . import options
 
 if TYPE_CHECKING:
+    import ssl
+
     from ..context import Worker
+    from .arrivals import Arrivals
 
 GROUP = "hourd.kinds"
 
@@ -62,6 +65,13 @@ class Context:
     """Seconds that open connections have once the worker drains."""
     log_format: str
     """What the lines of the log look like, as ``log.format`` says: ``text``, ``json`` or ``journal``."""
+    arrivals: Arrivals | None = None
+    """What new connections pass first: the PROXY protocol's header, and TLS. ``create_server`` knows of it."""
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """For a kind that accepts by itself: always the newest certificate. With ``create_server``, not needed."""
+        return self.arrivals.front if self.arrivals else None
 
 
 class Kind(abc.ABC):
@@ -69,6 +79,13 @@ class Kind(abc.ABC):
 
     Options: ClassVar[type[Struct]] = NoOptions
     """What stands under ``options:`` in the configuration: a msgspec Struct."""
+
+    tls: ClassVar[bool] = False
+    """Whether it serves with TLS where that is configured, by ``create_server`` or with ``context.tls``."""
+    proxy_protocol: ClassVar[bool] = False
+    """Whether the PROXY protocol may come before its connections: if it accepts with ``create_server``."""
+    alpn: ClassVar[tuple[str, ...]] = ()
+    """The protocols it speaks over TLS (ALPN, RFC 7301), the preferred one first."""
 
     accepted = 0
     """Connections accepted so far."""
@@ -99,6 +116,11 @@ class Kind(abc.ABC):
     def connections(self) -> int:
         """How many connections are open."""
 
+    @property
+    def arriving(self) -> int:
+        """How many connections are accepted and not yet the kind's: their TLS handshake is under way, say."""
+        return self.context.arrivals.count if self.context.arrivals else 0
+
     def failed(self, what: str, error: BaseException | None) -> None:
         """Count and log an exception of user code."""
         self.errors += 1
@@ -116,6 +138,7 @@ class Kind(abc.ABC):
         """
         self.errors += error is not None
         self.context.give_up(why, error)
+
     def reopen(self) -> None:  # noqa: B027, few kinds have files of their own
         """Reopen log files, after a rotation (SIGUSR1)."""
 

@@ -62,6 +62,9 @@ class Aiohttp(Kind):
     """Serve an application, or what a factory (plain or async) makes in the worker."""
 
     Options: ClassVar[type[Struct]] = AiohttpOptions
+    tls: ClassVar[bool] = True
+    proxy_protocol: ClassVar[bool] = True
+    alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
 
     _server: web.Server | None = None
     _access_log: access_log.AccessLog | None = None

@@ -44,7 +44,9 @@ class AiohttpLeaving(Leaving):
         self._connection = connection
         connection.transport = self.transport  # type: ignore[assignment]
         connection.__class__ = _attentive(type(connection))  # type: ignore[arg-type]
-        transport.set_protocol(connection)  # uvloop keeps the methods that a protocol had
+        # uvloop keeps the methods that a protocol had. asyncio has another in its place while it sends a file over TLS.
+        if transport.get_protocol() is connection:
+            transport.set_protocol(connection)
 
     @property
     def is_gone(self) -> bool:
@@ -73,7 +75,9 @@ class AiohttpLeaving(Leaving):
         if (heard := self.transport.heard) is not None:
             return not self.has_asked or heard > self.served_at
         traffic = kernel.traffic(self.sock)
-        return None if traffic is None else traffic.has_begun(again=self.has_asked)
+        # The last word of a TLS handshake is the server's, mostly. Where it was the client's, it is waited for longer.
+        again = self.has_asked or self.transport.get_extra_info("ssl_object") is not None
+        return None if traffic is None else traffic.has_begun(again=again)
 
     def drop(self) -> None:
         self._connection.close()

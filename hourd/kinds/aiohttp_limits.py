@@ -81,7 +81,9 @@ def _has_begun(connection: web.RequestHandler) -> bool:
     """Tell whether a head has come in part. The parser keeps it to itself; of unix sockets nobody can tell."""
     assert connection.transport is not None
     traffic = kernel.traffic(connection.transport.get_extra_info("socket"))
-    return traffic is not None and traffic.has_begun(again=bool(connection._request_count))  # noqa: SLF001
+    # Of a TLS connection, the handshake has been heard, and the last word of that is the server's, mostly.
+    again = bool(connection._request_count) or connection.transport.get_extra_info("ssl_object") is not None  # noqa: SLF001
+    return traffic is not None and traffic.has_begun(again=again)
 
 
 def _time_out(connection: web.RequestHandler) -> None:

@@ -42,6 +42,9 @@ class Asgi(Kind):
     """Serve an application, or what a factory (plain or async) makes in the worker."""
 
     Options: ClassVar[type[Struct]] = AsgiOptions
+    tls: ClassVar[bool] = True
+    proxy_protocol: ClassVar[bool] = True
+    alpn: ClassVar[tuple[str, ...]] = ("http/1.1",)
 
     lifespan: ClassVar[bool] = True
     """Whether the application is told of startup and shutdown, as the option says."""

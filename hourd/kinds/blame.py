@@ -14,7 +14,7 @@ import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from . import Kind
+from . import Kind, Listening
 
 _kind: contextvars.ContextVar[Kind | None] = contextvars.ContextVar("hourd.kind", default=None)
 T = TypeVar("T")
@@ -24,8 +24,10 @@ MARK = "_hourd_kind"
 
 async def create_server(
     kind: Kind, factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket, backlog: int
-) -> asyncio.Server:
-    """Accept connections for a kind."""
+) -> Listening:
+    """Accept connections for a kind, behind TLS and the PROXY protocol where they are configured."""
+    if arrivals := kind.context.arrivals:
+        return await run(kind, lambda: arrivals.listen(kind, factory, sock, backlog))
     # Without its backlog, create_server() would listen again with one of 100.
     return await run(kind, lambda: asyncio.get_running_loop().create_server(factory, sock=sock, backlog=backlog))
 

@@ -35,6 +35,7 @@ class Callable(Kind):
     """Call ``app(worker, sockets)`` for each slot; it returns when it has let go of the sockets and its connections."""
 
     Options: ClassVar[type[Struct]] = CallableOptions
+    tls: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -49,6 +50,13 @@ class Callable(Kind):
         if not _is_callable_so(app):
             raise errors.BootError(f"app is {app!r}, expected a coroutine function of (worker, sockets)")
         self._serve = app
+        self._given_too: dict[str, Any] = {}
+        if _takes_tls(app):
+            self._given_too["tls"] = self.context.tls
+        elif self.context.tls:
+            raise errors.ConfigError(
+                "tls is configured, and app does not take it: async def serve(worker, sockets, tls)"
+            )
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
         if self._given is None or self._given.draining.is_set():
@@ -82,7 +90,7 @@ class Callable(Kind):
     async def _run(self, call: _Call) -> None:
         keeping = asyncio.get_running_loop().create_task(call.keep_backlog())
         try:
-            await blame.run(self, functools.partial(self._serve, call.worker, call.sockets))
+            await blame.run(self, functools.partial(self._serve, call.worker, call.sockets, **self._given_too))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001, user code may raise anything
             if not self._cut:
                 self._ended(call, error)
@@ -147,7 +155,14 @@ def _is_callable_so(app: Any) -> bool:
         getattr(app, "__call__", None)  # noqa: B004
     )
     try:
-        inspect.signature(app).bind("worker", "sockets")
+        inspect.signature(app).bind("worker", "sockets", **({"tls": None} if _takes_tls(app) else {}))
     except (TypeError, ValueError):
         return False
     return is_coroutine_function
+
+
+def _takes_tls(app: Any) -> bool:
+    try:
+        return "tls" in inspect.signature(app).parameters
+    except (TypeError, ValueError):
+        return False

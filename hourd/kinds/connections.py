@@ -6,7 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from . import Context, Kind, Listening
 from .blame import MARK, create_server
@@ -111,7 +111,10 @@ class Connections:
 
 
 class TrackingKind(Kind):
-    """A kind that knows its connections."""
+    """A kind that knows its connections, which it accepts with ``create_server``."""
+
+    tls: ClassVar[bool] = True
+    proxy_protocol: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

@@ -33,6 +33,9 @@ class Container(Kind):
     """Run a container: a class that is called with ``config``, ``worker`` and ``loop``."""
 
     Options: ClassVar[type[Struct]] = ContainerOptions
+    tls: ClassVar[bool] = True
+    proxy_protocol: ClassVar[bool] = True
+    alpn: ClassVar[tuple[str, ...]] = Aiohttp.alpn
 
     _failures = 0
     _shutdown: asyncio.Task[None] | None = None

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from . import tls_end
 from .connections import cut
 
 _LAST_WORD = 1.0
@@ -55,7 +56,7 @@ class Lingering:
             self._end()
         except OSError:  # the client has cut it
             self._transport.abort()
-        asyncio.get_running_loop().call_later(_LAST_WORD, self._transport.close)
+        asyncio.get_running_loop().call_later(_LAST_WORD, tls_end.finish, self._transport)
 
     @property
     def left(self) -> bool:
@@ -79,7 +80,7 @@ class Lingering:
         if self._has_said_so():
             return  # the client may answer that before it sees an end
         if self._transport.get_extra_info("ssl_object") is not None:
-            self._transport.close()  # TLS has a word of its own for it, and asyncio waits for the answer
+            tls_end.say(self._transport)
             return
         if self._transport.get_write_buffer_size():
             self._transport.write_eof()

@@ -48,7 +48,11 @@ class Ssh(TrackingKind):
         )
 
     async def listen(self, sock: socket.socket, backlog: int) -> Listening:
-        return await blame.run(self, lambda: asyncssh.listen(sock=sock, backlog=backlog, options=self._options))
+        if self.context.arrivals is None:
+            return await blame.run(self, lambda: asyncssh.listen(sock=sock, backlog=backlog, options=self._options))
+        # asyncssh has others accept for it where that happens at the far end of a tunnel.
+        tunnel = _Tunnel(self, sock, backlog)
+        return await blame.run(self, lambda: asyncssh.listen(tunnel=tunnel, options=self._options))
 
     def _find_application(self) -> Callable[..., Any] | None:
         """Find out which of asyncssh's callbacks the application is; returns it if it serves processes."""
@@ -99,6 +103,18 @@ class Ssh(TrackingKind):
             # asyncssh would say nothing, and cut the connection with all its other sessions.
             self.failed("a session failed", error)
             process.exit(1)
+
+
+class _Tunnel:
+    """What asyncssh takes for a tunnel, to have connections accepted behind the PROXY protocol or TLS."""
+
+    def __init__(self, kind: Ssh, sock: socket.socket, backlog: int) -> None:
+        self._kind = kind
+        self._sock = sock
+        self._backlog = backlog
+
+    async def create_server(self, factory: Callable[[str, int], Any], host: str, port: int) -> Listening:
+        return await blame.create_server(self._kind, lambda: factory(host, port), self._sock, self._backlog)
 
 
 class _Connections(Connections):

@@ -85,7 +85,9 @@ class UvicornLeaving(Leaving):
         for cycle in (connection.cycle, *(cycle for cycle, _ in connection.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 connection.change(cycle)
-        transport.set_protocol(connection)  # uvloop keeps the methods that a protocol had
+        # uvloop keeps the methods that a protocol had. asyncio has another in its place while it sends a file over TLS.
+        if transport.get_protocol() is connection:
+            transport.set_protocol(connection)
 
     @property
     def is_gone(self) -> bool:
