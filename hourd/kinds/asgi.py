@@ -54,7 +54,7 @@ class Asgi(Kind):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.server_state = ServerState()
-        self.server_state.tasks = self.tasks = Tasks()
+        self.tasks = self.server_state.tasks
         self._lifespan: Lifespan | None = None
         self._access_log: access_log.AccessLog | None = None
         self._departure: Departure | None = None
@@ -85,10 +85,6 @@ class Asgi(Kind):
     def connections(self) -> int:
         # An application may have something to finish after its client is gone.
         return max(len(self.server_state.connections), len(self.tasks))
-
-    @property
-    def requests(self) -> int:  # type: ignore[override]
-        return self.tasks.count
 
     def reopen(self) -> None:
         if self._access_log:
@@ -169,16 +165,6 @@ class Asgi(Kind):
         date = email.utils.formatdate(time.time(), usegmt=True).encode()
         self.server_state.default_headers = [(b"date", date), *self.config.encoded_headers]
         self._ticking = asyncio.get_running_loop().call_later(_TICK, self._tick)
-
-
-class Tasks(set[asyncio.Task[None]]):
-    """The tasks of requests, which counts all that there ever were."""
-
-    count = 0
-
-    def add(self, task: asyncio.Task[None]) -> None:
-        self.count += 1
-        super().add(task)
 
 
 async def _placeholder(_scope: Any, _receive: Any, _send: Any) -> None:

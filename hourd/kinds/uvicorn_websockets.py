@@ -29,6 +29,7 @@ class Websocket(WebSocketsSansIOProtocol):
         super().__init__(**given)
         self.logger = self.conn.logger = kind.log  # type: ignore[assignment]
         setattr(self, MARK, kind)
+        kind.requests += 1
         self.app = functools.partial(self._serve, self.app)
         if kind.is_leaving:
             self.__class__ = LastWebsocket
