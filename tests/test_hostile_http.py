@@ -108,6 +108,8 @@ ATTACKS = {
     # Something else
     "a TLS handshake": bytes.fromhex("16030100c8010000c40303") + bytes(range(190)),
     "zeros": bytes(100),
+    # Nothing is wrong with it
+    "HTTP/1.0 without headers": b"GET / HTTP/1.0\r\n\r\n",
 }
 
 
@@ -126,6 +128,7 @@ TOLERATED = {
     "TE in HTTP/1.0": "200",
     # RFC 9112, 3: a server may be lenient about whitespace between the parts of the request line.
     "two spaces": "200",
+    "HTTP/1.0 without headers": "200",
 }
 LENIENT = {
     "aiohttp": {"HTTP/0.9": "200", "HTTP/2.0": "200"},  # aiohttp answers in the version it was asked in
@@ -153,7 +156,7 @@ def serving(kind, **options):
 def test_what_is_malformed_is_refused_and_nothing_after_it_answered(kind):
     name = kind.__name__.rpartition("_")[2]
     wanted = dict.fromkeys(ATTACKS, "400") | TOLERATED | LENIENT[name]
-    with serving(kind) as (_, address), ThreadPoolExecutor(16) as attackers:
+    with serving(kind, keepalive_timeout="5s") as (_, address), ThreadPoolExecutor(16) as attackers:
         found = attackers.map(lambda data: outcome(address, data), ATTACKS.values())
         assert dict(zip(ATTACKS, found, strict=True)) == wanted
 

@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
         self._may_be_large = self._in_pieces or self._body_max_size is not None
         if len(scope.get("raw_path", self.url)) + len(scope.get("query_string", b"")) > self._line_max_size:
             return http.HTTPStatus.REQUEST_URI_TOO_LONG
-        if max(len(name) + len(value) for name, value in scope["headers"]) > self._line_max_size:
+        if max((len(name) + len(value) for name, value in scope["headers"]), default=0) > self._line_max_size:
             return http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         return None
 
