@@ -28,8 +28,8 @@ from setproctitle import setproctitle
 
 from . import channel, descriptors, ending, errors, log, loops, orders, privileges, stacks, worker
 from .application import Application, explain, load
+from .opening import Birth
 from .rotation import Certificates
-from .worker import Birth
 
 _PIDFD = b"\0"
 """Comes with a worker's pidfd; anything else is the number of the error for which there is none."""

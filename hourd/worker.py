@@ -14,19 +14,17 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from setproctitle import setproctitle
 
-from . import channel, context, descriptors, errors, kinds, log, loops, scoreboard
-from .application import Application, Part, explain, load, make
+from . import channel, context, descriptors, errors, kinds, log, loops, opening, scoreboard
+from .application import explain, load
 from .attendance import Attendance
 from .kinds import arrivals, blame
-from .orders import Orders
-from .rotation import Certificates
+from .opening import Birth
 from .scaling import Pulse, starved
 
 _BEATS = 4
@@ -45,18 +43,6 @@ _THE_END = channel.Packet(None)
 _LAST_MOMENT = 2.0
 """Seconds in which a worker that fails lets finish what is open in it. Its successor waits for its end."""
 _logger = logging.getLogger("hourd.worker")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
-    """What a newly forked worker has."""
-
-    orders: Orders
-    application: Application | None
-    certificates: dict[str, Certificates]
-    slot: int
-    channel: channel.ChildEnd
-    board_fd: int
 
 
 class Life:
@@ -122,50 +108,12 @@ class Life:
         """Open the lifespan and every server. Whatever fails here is told to the master."""
         self._worker.make_current()
         application = self._birth.application or load(self._pool)
-        await self._attempt("lifespan", self._enter_lifespan(stack, application))
+        await opening.enter_lifespan(stack, application, self._worker)
         stack.push_async_callback(self._close_servers)
         for name, part in application.servers.items():
-            what = f"server {name} (kind {part.name})"
-            kind = await self._attempt(what, self._open(name, part))
-            self._servers[name] = self._opened[name] = kind
-
-    async def _attempt(self, what: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await coroutine
-        except errors.HourdError as error:
-            raise type(error)(f"{what}: {error}") from error
-        except (Exception, SystemExit) as error:
-            raise errors.BootError(explain(error, f"{what} failed to open")) from error
-
-    async def _enter_lifespan(self, stack: contextlib.AsyncExitStack, application: Application) -> None:
-        if application.lifespan is not None:
-            lifespan = context.give_worker(application.lifespan, self._worker)
-            self._worker.state = await stack.enter_async_context(lifespan())
-
-    async def _open(self, name: str, part: Part) -> kinds.Kind:
-        part = await make(name, self._pool.servers[name], part, self._worker)
-        server_log = logging.getLogger(f"hourd.server.{self._worker.pool}.{name}")
-        configured = self._pool.servers[name]
-        kind: kinds.Kind = part.kind(
-            kinds.Context(
-                server=name,
-                app=part.app,
-                options=part.options,
-                worker=self._worker,
-                log=server_log,
-                give_up=functools.partial(self._give_up, name),
-                bind=configured.bind,
-                grace=configured.grace,
-                log_format=self._birth.orders.log.format,
-                arrivals=self._make_arrivals(name, part.kind, server_log),
-            )
-        )
-        await kind.open()
-        return kind
-
-    def _make_arrivals(self, name: str, kind: type[kinds.Kind], log: logging.Logger) -> arrivals.Arrivals | None:
-        server, certificates = self._pool.servers[name], self._birth.certificates.get(name)
-        return arrivals.make(server, certificates, log, kind.alpn, tell=self._birth.slot == 0)
+            give_up = functools.partial(self._give_up, name)
+            self._opened[name] = await opening.open_server(self._birth, self._worker, name, part, give_up)
+            self._servers[name] = self._opened[name]
 
     # --- the master -------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ FLOORS = (
     {"application", "attendance", "children", "config", "signals"},
     {"certificates", "state"},
     {"binding", "control", "processes", "rotation", "upgrade"},
-    {"listeners"},
+    {"listeners", "opening"},
     {"importing", "lending", "planning", "pool", "postmortem", "sampling", "trial", "understanding", "worker"},
     {"generations", "health", "mold", "reconcile"},
     {"supervisor"},
