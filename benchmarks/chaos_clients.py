@@ -185,6 +185,8 @@ SORTS = {
     "datagram": Sort(Datagram, 3, 0.3, 0),
     "banner": Sort(Banner, 1, 0.5, 1),
 }
+HTTP = ("aiohttp", "asgi", "wsgi")
+"""Kinds that speak it, whatever is served."""
 _PROBING = ("fresh", "keep alive", "pipelined", "slow")
 
 
@@ -197,7 +199,7 @@ def sorts_for(kind: str, *, known: bool, echo: bool) -> tuple[str, ...]:
         echo: whether it is said to send back what it gets.
     """
     match kind:
-        case "aiohttp":
+        case _ if kind in HTTP:
             return (*_PROBING, "upload", "download", "websocket") if known else _PROBING
         case "datagram":
             return ("datagram",) if known or echo else ()

@@ -69,7 +69,7 @@ class Crowd:
             kind, known = scene.pools[pool]["servers"][server]["kind"], scene.is_known(pool, server)
             for number, address in enumerate(places):
                 target = Target(name, kind, number, address, known, self.options.path)
-                if kind == "aiohttp" and not known:
+                if kind in chaos_clients.HTTP and not known:
                     target.status = self._expected(target)
                 for sort in chaos_clients.sorts_for(kind, known=known, echo=name in self.options.echo):
                     yield from [(sort, target)] * chaos_clients.SORTS[sort].number

@@ -70,11 +70,12 @@ def explain(error: BaseException, what: str) -> str:
 
 def _load_part(name: str, server: settings.Server) -> Part:
     kind = _load_kind(name, server.kind)
+    if kind is not detection.Auto:
+        _check_support(name, server, server.kind, kind)
     options = _convert_options(name, server, server.kind, kind)
     app = _import_app(name, server)
     part = Part(name=server.kind, kind=kind, options=options, app=app)
     if kind is not detection.Auto:
-        _check_support(name, server, server.kind, kind)
         return part
     try:
         found = detection.detect(app)

@@ -649,7 +649,7 @@ def test_reloads_under_load_lose_no_transaction_and_no_connection(database):
             end = asyncio.Event()
             async with aiohttp.ClientSession() as session:
                 writers = [asyncio.create_task(write(session, end)) for _ in range(3)]
-                for _ in range(20):
+                for _ in range(6):
                     answer = await asyncio.to_thread(daemon.reload)
                     assert answer.ok, answer.error
                 end.set()

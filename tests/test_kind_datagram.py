@@ -451,7 +451,7 @@ def test_nothing_is_lost_over_reloads(loop):
     with Daemon(pool(server=datagram(), loop=loop), FILES) as daemon:
         daemon.expect("READY=1")
         with load(daemon.addresses()[0]) as (lost, answered):
-            for _ in range(4):
+            for _ in range(2):
                 assert daemon.reload().ok
             assert daemon.run("upgrade", "--control", daemon.control).returncode == 0
             so_far = len(answered)

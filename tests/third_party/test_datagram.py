@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -14,7 +13,11 @@ import subprocess
 import threading
 from pathlib import Path
 
+import dnslib
 import pytest
+import trustme
+from aioquic.asyncio.client import connect
+from aioquic.quic.configuration import QuicConfiguration
 
 from ..daemon import PATIENCE, Daemon, pool
 
@@ -39,7 +42,6 @@ def at(address):
 
 def look_up(address, name="example.test", sort="A", *, timeout=PATIENCE):
     """Ask with dnslib's client; returns the answers as text. What is lost raises ``TimeoutError``."""
-    dnslib = pytest.importorskip("dnslib")
     question = dnslib.DNSRecord.question(name, sort)
     host, port = at(address)
     answer = dnslib.DNSRecord.parse(question.send(host, port, tcp=not address.startswith("udp:"), timeout=timeout))
@@ -47,11 +49,9 @@ def look_up(address, name="example.test", sort="A", *, timeout=PATIENCE):
     return [str(record.rdata) for record in answer.rr]
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_dns(loop):
-    pytest.importorskip("dnslib")
+def test_dns():
     tcp = {"kind": "stream", "app": "dns_server:serve", "bind": "127.0.0.1:0"}
-    with daemon("dns_server", "Dns", servers={"tcp": tcp}, loop=loop) as it:
+    with daemon("dns_server", "Dns", servers={"tcp": tcp}) as it:
         it.allow("killed by SIGKILL")
         it.expect("READY=1")
         (udp,), (tcp,) = it.addresses(), it.addresses(server="tcp")
@@ -95,9 +95,6 @@ def test_dns(loop):
 
 async def say(address, said, authority, *, begun=None):
     """Say something on a stream of a new connection; returns the pid of who answers, and the rest of the answer."""
-    from aioquic.asyncio.client import connect  # noqa: PLC0415, only where it is installed
-    from aioquic.quic.configuration import QuicConfiguration  # noqa: PLC0415
-
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["echo"], server_name="127.0.0.1")
     configuration.load_verify_locations(cadata=authority)
     async with asyncio.timeout(PATIENCE), connect(*at(address), configuration=configuration) as client:
@@ -110,10 +107,7 @@ async def say(address, said, authority, *, begun=None):
         return int(pid), await reader.read()
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_quic(loop):
-    pytest.importorskip("aioquic")
-    trustme = pytest.importorskip("trustme")
+def test_quic():
     authority = trustme.CA()
     identity = authority.issue_cert("127.0.0.1")
     files = {
@@ -122,7 +116,7 @@ def test_quic(loop):
     }
     trusted = authority.cert_pem.bytes()
     timeouts = {"slow": "60s", "hung": "90s"}  # handshakes take their time where CPUs are few
-    with daemon("quic_server", "make", files=files, loop=loop, timeouts=timeouts) as it:
+    with daemon("quic_server", "make", files=files, timeouts=timeouts) as it:
         it.expect("READY=1")
         (address,) = it.addresses()
 
@@ -170,8 +164,6 @@ def messages(folder):
 @pytest.mark.skipif(not shutil.which("logger"), reason="there is no logger(1)")
 def test_syslog(tmp_path):
     """A message is read once, whoever serves: none is lost over a reload and a stop, and none is there twice."""
-    if importlib.util.find_spec("aiosyslogd") is None:  # its import writes a file
-        pytest.skip("there is no aiosyslogd")
     tmp_path.chmod(0o777)
     files = {"aiosyslogd.toml": SYSLOG.format(folder=tmp_path)}
     with daemon("syslog_server", "make", files=files, lifespan="syslog_server:lifespan") as it:

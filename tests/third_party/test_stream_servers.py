@@ -53,9 +53,8 @@ def says(address):
             raise
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_websockets(loop):
-    with daemon("websockets_server:serve", "callable", loop=loop) as it:
+def test_websockets():
+    with daemon("websockets_server:serve", "callable") as it:
         # The handler does not catch what tells it of the end, be it ours (1001) or the client's.
         it.allow("connection handler failed\n.*websockets.exceptions.ConnectionClosed(OK|Error): (sent|received) 1")
         prove(it, says, grace=GRACE)

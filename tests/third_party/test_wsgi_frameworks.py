@@ -11,12 +11,13 @@ import pytest
 from ..daemon import Daemon, pool
 from .asking import APPS, ask_every_page, reload_and_kill_under_load
 
+INLINE, THREADS = {"inline": True}, {"threads": 4}
 FRAMEWORKS = [
-    ("flask", "flask_app", "app"),
-    ("flask", "flask_app", "create_app"),
-    ("bottle", "bottle_app", "app"),
-    ("falcon", "falcon_wsgi", "app"),
-    ("django", "django_wsgi", "application"),
+    ("flask_app", "app", THREADS),
+    ("flask_app", "create_app", INLINE),
+    ("bottle_app", "app", THREADS),
+    ("falcon_wsgi", "app", INLINE),
+    ("django_wsgi", "application", THREADS),
 ]
 FILES = {path.name: path.read_text() for path in APPS.glob("*.py")}
 GRACE = 5.0
@@ -24,10 +25,8 @@ FORGIVING = {"PYTHONWARNINGS": ""}
 """A framework may leave a file to the garbage collector."""
 
 
-@pytest.mark.parametrize("options", [{"inline": True}, {"threads": 4}], ids=["inline", "threads"])
-@pytest.mark.parametrize(("package", "module", "attribute"), FRAMEWORKS)
-def test_a_framework(package, module, attribute, options):
-    pytest.importorskip(package)
+@pytest.mark.parametrize(("module", "attribute", "options"), FRAMEWORKS)
+def test_a_framework(module, attribute, options):
     server = {"kind": "wsgi", "app": f"{module}:{attribute}", "options": options, "grace": f"{GRACE:g}s"}
     with Daemon(pool(server=server), FILES, environment=FORGIVING) as daemon:
         daemon.allow("RuntimeError: on purpose", "killed|SIGKILL|signal 9", "django.request.*Not Found")
