@@ -334,6 +334,19 @@ def test_each_request_of_a_connection_is_for_itself(kind, app):
 
 
 @KINDS
+def test_each_request_of_a_connection_has_an_id_without_proxies_too(kind, app):
+    with Daemon(config(kind, app), FILES) as daemon:
+        daemon.expect("READY=1")
+        host, _, port = daemon.addresses()[0].rpartition(":")
+        client = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
+        with contextlib.closing(client):
+            for _ in range(3):
+                client.request("GET", "/who")
+                client.getresponse().read()
+        assert len({json.loads(line)["request_id"] for line in lines(daemon, 3)}) == 3
+
+
+@KINDS
 def test_forwarded_with_a_host(kind, app):
     settings = config(kind, app, trusted_proxies=["127.0.0.1"], forwarded_headers="forwarded")
     with Daemon(settings, FILES) as daemon:

@@ -288,3 +288,17 @@ def test_the_scope_has_the_root_path():
             "root_path": "/shop",
             "scheme": "http",
         }
+
+
+def test_http_1_0_gets_no_chunks():
+    """A response without a length ends with its connection, also one that began before its worker drained."""
+    with Daemon(config(), FILES) as daemon:
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
+            assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+            while (line := replies.readline()) != b"\r\n":
+                assert b"chunked" not in line
+            assert replies.readline() == b"begin\n"
+            assert daemon.reload().ok
+            assert replies.read() == b"end\n"

@@ -97,13 +97,16 @@ class Aiohttp(Kind):
         assert self._runner.server is not None
         self._server = self._runner.server
         options = self.context.options
-        if proxies := forwarded.configured(options):
+        proxies = forwarded.configured(options)
+        if proxies:
             self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
         self._access_log = access_log.opened(self.context, aiohttp_around.describe)
         if self._access_log:
-            self._connection_class = aiohttp_around.logging(self._connection_class, self._access_log)
+            self._connection_class = aiohttp_around.logging(
+                self._connection_class, self._access_log, begin_ids=not proxies
+            )
         watch()
         owes = functools.partial(aiohttp_limits.owes, options=options)
         self._patience = Patience(self._get_connections, owes, options.shortest_timeout)

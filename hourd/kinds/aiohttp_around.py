@@ -62,12 +62,18 @@ def _body_size(request: web.BaseRequest, response: web.StreamResponse, status: i
     return max(0, request.writer.output_size - size)
 
 
-def logging(original: type[web.RequestHandler], log: AccessLog) -> type[web.RequestHandler]:
+def logging(original: type[web.RequestHandler], log: AccessLog, *, begin_ids: bool) -> type[web.RequestHandler]:
     """Return a class of connections that log their requests.
 
     aiohttp would have it done by an ``AbstractAccessLogger``. That is not told of requests whose response never
     comes to its end, and of durations only what uvloop's clock says, which stands still while a handler runs.
+
+    Args:
+        original: the class.
+        log: where they are noted.
+        begin_ids: whether nobody else begins the id of each request: all of a connection have one context.
     """
+    begin_ids = begin_ids and log.has_ids
 
     def box() -> request_id.Box | None:
         return request_id.box() if log.has_ids else None
@@ -77,6 +83,8 @@ def logging(original: type[web.RequestHandler], log: AccessLog) -> type[web.Requ
 
         async def _handle_request(self, request: web.BaseRequest, _start: float | None, *more: Any) -> Any:
             start = clock()
+            if begin_ids:
+                request_id.begin()
             try:
                 return await super()._handle_request(request, start, *more)
             except BaseException as error:

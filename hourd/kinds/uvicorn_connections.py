@@ -20,6 +20,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from .blame import MARK
 from .lingering import Lingering
 from .patience import Debt
+from .uvicorn_responses import ToTheEnd
 from .uvicorn_websockets import Websocket
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ class Connection(HttpToolsProtocol):
             self._refused = True
             app = self._refusal(status)
             self._linger(cycle)
+        if scope.get("http_version") == "1.0":
+            cycle.__class__ = ToTheEnd
         self._kind.requests += 1
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)

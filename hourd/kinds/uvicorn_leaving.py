@@ -12,6 +12,7 @@ from . import kernel
 from .leaving import Leaving
 from .lingering import Lingering
 from .uvicorn_connections import Connection
+from .uvicorn_responses import ToTheEnd
 
 
 def prepare(connections: Iterable[object]) -> Iterator[Leaving]:
@@ -65,6 +66,10 @@ class LastConnection(Connection):
 
     def change(self, cycle: RequestResponseCycle) -> None:
         """Make a response one of the last."""
+        if isinstance(cycle, ToTheEnd):
+            # It is the last of its connection anyway.
+            cycle.transport = self.transport  # type: ignore[assignment]
+            return
         if isinstance(cycle, LastResponse):
             return
         kept = cycle.keep_alive
