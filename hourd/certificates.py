@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from . import errors, settings
-from .config import files
+from . import errors, files, settings
 
 Stamp = tuple[int, ...] | None
 """What changes with a file; ``None`` for one that is not there."""

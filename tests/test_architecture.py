@@ -23,6 +23,7 @@ FLOORS = (
         "descriptors",
         "ending",
         "errors",
+        "files",
         "first",
         "line_writer",
         "locks",

@@ -264,7 +264,7 @@ def test_nobody_else_can_have_what_it_has(option):
             other.bind((host, int(port)))
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_a_flow_stays_on_its_slot(loop):
     with Daemon(pool(server=datagram(), workers=3, loop=loop), FILES) as daemon:
         daemon.allow("killed by SIGKILL")
@@ -304,7 +304,7 @@ def test_only_slots_that_somebody_attends_get_datagrams():
             daemon.until(lambda: [client.ask()[0] for client in asking] == three)
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["asyncio"])
 def test_what_a_killed_worker_had_not_read_is_answered(loop):
     with Daemon(blockable(loop=loop), FILES) as daemon:
         daemon.allow("killed by SIGKILL")
@@ -323,7 +323,7 @@ def test_what_a_killed_worker_had_not_read_is_answered(loop):
             assert first.ask()[2] == b"x"
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_siblings_read_what_a_worker_that_hangs_does_not(loop):
     configuration = pool(server=datagram(), loop=loop, timeouts={"slow": "200ms", "hung": "60s"})
     with Daemon(configuration, FILES) as daemon:
@@ -446,7 +446,7 @@ def load(address):
             thread.join()
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_nothing_is_lost_over_reloads(loop):
     with Daemon(pool(server=datagram(), loop=loop), FILES) as daemon:
         daemon.expect("READY=1")

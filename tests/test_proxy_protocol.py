@@ -246,7 +246,7 @@ def test_what_is_no_header_is_cut_at_once_and_no_error(loop):
         assert daemon.pool()["workers"][0]["errors"] == 0
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["asyncio"])
 def test_others_are_not_listened_to(loop):
     """What they say is the application's: an address is who decides, not what seems to come."""
     with Daemon(pool(server={"proxy_protocol": {"from": ["10.0.0.0/8"]}}, loop=loop), {"app.py": TELL}) as daemon:
@@ -264,7 +264,7 @@ def both(loop, server, folder):
     return {"pools": {"web": {"workers": 1, "loop": loop, "servers": servers}}}
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_aiohttp(loop, folder):
     with Daemon(both(loop, web(app="app:make"), folder), {"app.py": HTTP}, folder=folder) as daemon:
         daemon.expect("READY=1")
@@ -324,7 +324,7 @@ class Session(asyncssh.SSHServerSession):
 """
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_ssh(loop, folder):
     options = {"host_keys": [str(folder / "key")], "create_host_keys": True}
     config = both(loop, {"kind": "ssh", "app": "app:Server", "options": options}, folder)
@@ -385,7 +385,7 @@ def test_a_header_that_is_under_way_survives_a_reload(loop):
             assert int(told(sock)[0].split()[0]) == old
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_reloads_under_load_lose_nobody(loop, folder):
     server = {"proxy_protocol": FROM, "tls": issue(folder), "bind": ["127.0.0.1:0", f"unix:{folder}/s"]}
     with Daemon(pool(server=server, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
@@ -420,7 +420,7 @@ def test_reloads_under_load_lose_nobody(loop, folder):
         assert min(counts) > 5
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_a_worker_without_descriptors_does_not_spin(loop):
     config = pool(server={"proxy_protocol": FROM}, workers=1, loop=loop)
     with Daemon(config, {"app.py": ECHO}) as daemon, contextlib.ExitStack() as stack:

@@ -108,7 +108,7 @@ def test_a_stream_server_at_every_address(loop, folder):
                 assert replies.readline() == data
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_aiohttp_offers_http_1(loop, folder):
     server = web(app="app:make", tls=issue(folder))
     with Daemon(pool(server=server, loop=loop), {"app.py": HTTP}, folder=folder) as daemon:
@@ -208,7 +208,7 @@ def test_the_certificate_of_the_name_that_is_asked_for(folder):
         daemon.until(lambda: shown(address, "one.example.org") == {"one.example.org", "more.example.org"})
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["asyncio"])
 def test_certificates_of_clients(loop, folder):
     authority, other = trustme.CA(), trustme.CA()
     replace(folder / "clients.pem", authority.cert_pem.bytes())
@@ -277,7 +277,7 @@ def test_a_name_that_is_none_is_no_error(folder):
         assert shown(*daemon.addresses(), "one.example.org") == {"one.example.org"}
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_who_says_nothing_is_counted_and_cut(loop, folder):
     with Daemon(pool(server={"tls": issue(folder)}, workers=1, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
         daemon.expect("READY=1")
@@ -361,7 +361,7 @@ class Clients:
                 return
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["asyncio"])
 def test_reloads_under_load_lose_nobody(loop, folder):
     with Daemon(pool(server={"tls": issue(folder)}, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
         daemon.expect("READY=1")
@@ -372,7 +372,7 @@ def test_reloads_under_load_lose_nobody(loop, folder):
         assert clients.answered > 20
 
 
-@LOOPS
+@pytest.mark.parametrize("loop", ["uvloop"])
 def test_requests_with_keep_alive_see_no_error_over_reloads(loop, folder):
     server = web(app="app:make", tls=issue(folder))
     with Daemon(pool(server=server, loop=loop), {"app.py": HTTP}, folder=folder) as daemon:

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from .daemon import Daemon, connect, pool
-from .test_kind_aiohttp import LOOPS, counts
+from .test_kind_aiohttp import counts
 
 AIOHTTP = """
 import asyncio
@@ -175,7 +175,7 @@ async def app(scope, receive, send):
         pass
 """
 APPS = {"aiohttp": AIOHTTP, "asgi": ASGI}
-KINDS = pytest.mark.parametrize("kind", APPS)
+SERVED = pytest.mark.parametrize(("loop", "kind"), [("uvloop", "aiohttp"), ("asyncio", "aiohttp"), ("uvloop", "asgi")])
 SEVERAL = 5
 CLOSE = 0x88
 GOING_AWAY = struct.pack("!H", 1001) + b"the server is going away"
@@ -199,8 +199,7 @@ def wait_replaced(daemon):
     daemon.wait_until(lambda status: len(status["pools"]["web"]["workers"]) == 1)
 
 
-@KINDS
-@LOOPS
+@SERVED
 def test_each_is_told_with_a_code_and_its_handler_ends(loop, kind):
     paths = ["receives", "iterates", "beats", "sends", "is_busy", "begins_late", "sub/iterates"]
     paths = (paths + ["sends_in_another_way"] * (kind == "asgi")) * SEVERAL
@@ -261,8 +260,7 @@ def end(answers, sock, replies, reason):
     return replies.read()
 
 
-@KINDS
-@LOOPS
+@SERVED
 def test_one_close_frame_goes_out_and_then_the_connection_ends(loop, kind):
     with serve(kind, loop) as daemon, contextlib.ExitStack() as stack:
         daemon.expect("READY=1")
@@ -277,8 +275,7 @@ def test_one_close_frame_goes_out_and_then_the_connection_ends(loop, kind):
         wait_replaced(daemon)
 
 
-@KINDS
-@LOOPS
+@SERVED
 @pytest.mark.parametrize("path", ["receives", "sends"])
 def test_a_client_that_talks_all_the_time_reads_the_close_frame(path, loop, kind):
     """Closed at once, the connection would be reset, and writing would fail before that frame is read."""
@@ -296,7 +293,7 @@ def test_a_client_that_talks_all_the_time_reads_the_close_frame(path, loop, kind
         wait_replaced(daemon)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", APPS)
 def test_not_all_are_told_at_once(kind):
     with serve(kind, "uvloop") as daemon:
         daemon.expect("READY=1")
@@ -318,8 +315,7 @@ def test_not_all_are_told_at_once(kind):
             assert max(told) - min(told) > 0.3
 
 
-@KINDS
-@LOOPS
+@SERVED
 def test_one_that_does_not_end_is_cut_at_the_grace(loop, kind):
     with serve(kind, loop, grace="2s") as daemon:
         daemon.expect("READY=1")

@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from .. import errors, kinds
+from .. import errors, files, kinds
 from ..settings import Settings
-from . import checks, document, files, tree
+from . import checks, document, tree
 from .mistakes import Mistakes, Place, refusal, shown
 from .overrides import NONE, Overrides, with_overrides
 from .reader import Reader

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import files
+from .. import files
 from .mistakes import Mistakes, join, shown
 from .tree import Broken, Items, Node, Scalar, Section, resolve, unfit
 

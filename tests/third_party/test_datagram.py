@@ -1,20 +1,15 @@
-"""Servers of others for datagrams, each with a real client: DNS, QUIC, syslog."""
+"""Servers of others for datagrams, each with a real client: DNS and QUIC."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import os
-import shutil
 import signal
-import sqlite3
-import subprocess
 import threading
 from pathlib import Path
 
 import dnslib
-import pytest
 import trustme
 from aioquic.asyncio.client import connect
 from aioquic.quic.configuration import QuicConfiguration
@@ -137,57 +132,3 @@ def test_quic():
                 pid, rest = late.result(PATIENCE)
             assert (pid in before, rest) == (True, b"late")
             it.wait_for_the_old()
-
-
-# --- syslog ---------------------------------------------------------------------------------------
-
-SYSLOG = """
-[server]
-bind_ip = "127.0.0.1"
-[database]
-driver = "sqlite"
-batch_size = 50
-batch_timeout = 1
-[database.sqlite]
-database = "{folder}/messages"
-"""
-
-
-def messages(folder):
-    found = []
-    for path in folder.glob("messages-*.sqlite3"):
-        with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(path)) as database:
-            found += [row[0] for row in database.execute("SELECT Message FROM SystemEvents")]
-    return found
-
-
-@pytest.mark.skipif(not shutil.which("logger"), reason="there is no logger(1)")
-def test_syslog(tmp_path):
-    """A message is read once, whoever serves: none is lost over a reload and a stop, and none is there twice."""
-    tmp_path.chmod(0o777)
-    files = {"aiosyslogd.toml": SYSLOG.format(folder=tmp_path)}
-    with daemon("syslog_server", "make", files=files, lifespan="syslog_server:lifespan") as it:
-        it.allow("Attempting to load configuration from: aiosyslogd.toml")
-        it.expect("READY=1")
-        host, port = at(it.addresses()[0])
-
-        def send(number):
-            lines = "".join(f"message {number} {line}\n" for line in range(50))
-            command = ["logger", "-d", "-n", host, "-P", str(port), "-t", "test"]
-            subprocess.run(command, input=lines, text=True, check=True, timeout=PATIENCE)
-
-        for number in range(4):
-            send(number)
-        reloading = threading.Thread(target=it.reload)
-        reloading.start()
-        for number in range(4, 12):
-            send(number)
-        reloading.join()
-        assert it.status()["generation"] == 2
-        send(12)
-        it.signal(signal.SIGTERM)
-        assert it.wait() == 0
-    wanted = {f"message {number} {line}" for number in range(13) for line in range(50)}
-    found = [message.lstrip("\ufeff") for message in messages(tmp_path)]
-    assert set(found) == wanted
-    assert len(found) == len(wanted)
