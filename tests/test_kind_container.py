@@ -244,6 +244,7 @@ class Bereaved(KeepAlive):
         super().__exit__(*error)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("app", ["Plain", "Kit"])
 def test_nothing_is_lost_in_reloads_and_little_when_a_worker_is_killed(app):
     with Daemon(config(app, timeouts={"slow": "10s", "hung": "60s"}), FILES) as daemon:

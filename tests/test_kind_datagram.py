@@ -446,6 +446,7 @@ def load(address):
             thread.join()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["uvloop"])
 def test_nothing_is_lost_over_reloads(loop):
     with Daemon(pool(server=datagram(), loop=loop), FILES) as daemon:

@@ -385,6 +385,7 @@ def test_a_header_that_is_under_way_survives_a_reload(loop):
             assert int(told(sock)[0].split()[0]) == old
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["uvloop"])
 def test_reloads_under_load_lose_nobody(loop, folder):
     server = {"proxy_protocol": FROM, "tls": issue(folder), "bind": ["127.0.0.1:0", f"unix:{folder}/s"]}

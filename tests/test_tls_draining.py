@@ -25,6 +25,7 @@ _LARGE = 4_000_000
 """Bytes of a file. What an application gives in one piece is encrypted in one, and the loop stands still meanwhile."""
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", [test_kind_aiohttp, test_kind_asgi], ids=["aiohttp", "asgi"])
 @pytest.mark.parametrize(("loop", "version", "case"), CASES)
 def test_as_without_tls(loop, case, version, kind, monkeypatch, tmp_path):

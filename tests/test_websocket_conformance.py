@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..daemon import Daemon, connect, pool
+from .daemon import Daemon, connect, pool
 
 AIOHTTP = """
 from aiohttp import WSMsgType, web
