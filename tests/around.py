@@ -17,6 +17,7 @@ PATIENCE = 60.0
 """Seconds after which whatever is waited for counts as never happening."""
 ENDED = "(ended)"
 """In place of the title of a process that has ended and was not reaped yet."""
+_ACCESS = re.compile(r'^\S+ - - \[[^]]+\] "[^"\n]*" \d{3} .*\n', re.MULTILINE)
 _RECORD = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (debug|info|warning|error|critical) ", re.MULTILINE)
 
 ECHO = """
@@ -163,8 +164,11 @@ def find_processes(session: int, mark: str, folder: str) -> Iterator[tuple[int, 
 def unclean_records(log: str, allowed: list[re.Pattern[str]]) -> list[str]:
     """Return every warning, error and stray line of a log, unless one of the patterns is found in it.
 
+    Lines of access logs are clean.
+
     That a pool is degraded only sums up deaths, which have records of their own.
     """
+    log = _ACCESS.sub("", log)
     starts = [match.start() for match in _RECORD.finditer(log)]
     records = [log[start:end] for start, end in zip([0, *starts], [*starts, len(log)], strict=True)]
     allowed = [*allowed, re.compile(r"pool \S+ is degraded: ")]

@@ -286,11 +286,17 @@ def test_a_flow_stays_on_its_slot(loop):
 
 
 def test_only_slots_that_somebody_attends_get_datagrams():
-    """``{max}`` slots could be had at once; a flow stays where it is while their number does."""
+    """``{max}`` slots could be had at once."""
     with Daemon(pool(server=datagram(), workers={"min": 1, "max": 4}), FILES) as daemon:
         daemon.expect("READY=1")
         with clients(daemon.addresses()[0]) as asking:
             assert {client.ask()[0] for client in asking} == {0}
+
+
+def test_a_flow_stays_where_it_is_while_the_number_of_slots_does():
+    with Daemon(pool(server=datagram(), workers=1), FILES) as daemon:
+        daemon.expect("READY=1")
+        with clients(daemon.addresses()[0]) as asking:
             assert daemon.run("scale", "--control", daemon.control, "web", "3").returncode == 0
             daemon.wait_until(lambda it: {w["slot"] for w in it["pools"]["web"]["workers"]} == {0, 1, 2})
             daemon.until(lambda: {client.ask()[0] for client in asking} == {0, 1, 2})
