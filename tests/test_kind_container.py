@@ -19,6 +19,8 @@ from hourd.kinds.stand_ins import entry_of
 from .daemon import Daemon, connect, pool
 from .witness import KeepAlive
 
+pytestmark = pytest.mark.soak
+
 BASE = """
 import asyncio, logging, os
 
@@ -244,7 +246,6 @@ class Bereaved(KeepAlive):
         super().__exit__(*error)
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("app", ["Plain", "Kit"])
 def test_nothing_is_lost_in_reloads_and_little_when_a_worker_is_killed(app):
     with Daemon(config(app, timeouts={"slow": "10s", "hung": "60s"}), FILES) as daemon:

@@ -15,6 +15,8 @@ from .around import GATE, Gate, connect
 from .daemon import Daemon, pool
 from .witness import KeepAlive
 
+pytestmark = pytest.mark.soak
+
 APP = Path(__file__).with_name("wsgi_app.py").read_text()
 LARGE = bytes(range(256)) * 4096
 MODES = ("inline", "threads")
@@ -427,7 +429,6 @@ def test_a_thread_whose_client_is_gone_has_its_time_too(path):
             daemon.wait_for_the_old()
 
 
-@pytest.mark.soak
 def test_a_thread_that_never_ends_does_not_keep_its_worker():
     with Daemon(one(grace="500ms"), {"app.py": APP}) as daemon:
         daemon.allow("cut 1 connections", "1 calls of the application did not end")
@@ -441,7 +442,6 @@ def test_a_thread_that_never_ends_does_not_keep_its_worker():
             assert "killed" not in daemon.log
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("mode", MODES)
 def test_a_client_with_keep_alive_sees_no_error_over_reloads(mode):
     options = {"inline": True} if mode == "inline" else {}

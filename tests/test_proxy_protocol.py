@@ -27,6 +27,8 @@ from .certificates import client, issue
 from .daemon import ECHO, PATIENCE, Daemon, connect, pool
 from .witness import web
 
+pytestmark = pytest.mark.soak
+
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"
 V1_IPV6 = b"PROXY TCP6 2001:db8::1 2001:DB8:0::2 1 65535\r\n"
@@ -385,7 +387,6 @@ def test_a_header_that_is_under_way_survives_a_reload(loop):
             assert int(told(sock)[0].split()[0]) == old
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["uvloop"])
 def test_reloads_under_load_lose_nobody(loop, folder):
     server = {"proxy_protocol": FROM, "tls": issue(folder), "bind": ["127.0.0.1:0", f"unix:{folder}/s"]}

@@ -13,6 +13,8 @@ import pytest
 
 from .daemon import Daemon, connect, pool
 
+pytestmark = pytest.mark.soak
+
 TREE = Path(__file__).parents[1]
 APP = """
 import os

@@ -30,6 +30,8 @@ from .certificates import CA, client, issue, replace
 from .daemon import ECHO, Daemon, connect, pool
 from .witness import web
 
+pytestmark = pytest.mark.soak
+
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 HTTP = """
 from aiohttp import web
@@ -361,7 +363,6 @@ class Clients:
                 return
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["asyncio"])
 def test_reloads_under_load_lose_nobody(loop, folder):
     with Daemon(pool(server={"tls": issue(folder)}, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
@@ -373,7 +374,6 @@ def test_reloads_under_load_lose_nobody(loop, folder):
         assert clients.answered > 20
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["uvloop"])
 def test_requests_with_keep_alive_see_no_error_over_reloads(loop, folder):
     server = web(app="app:make", tls=issue(folder))
@@ -477,7 +477,6 @@ def test_key_and_certificate_may_be_replaced_one_after_the_other(folder):
         # Nobody was told of what fitted a moment later.
 
 
-@pytest.mark.soak
 def test_the_end_of_a_certificate_is_told_of(folder):
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=3, hours=1)
     files = issue(folder, not_after=soon)

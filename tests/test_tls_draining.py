@@ -13,6 +13,8 @@ from .certificates import client, issue
 from .daemon import Daemon, connect
 from .test_kind_aiohttp import FILES, GET, LOOPS, config
 
+pytestmark = pytest.mark.soak
+
 CASES = [
     ("uvloop", "TLSv1.3", plain.test_a_request_in_flight_is_answered_and_asks_to_close),
     ("asyncio", "TLSv1.2", plain.test_a_connection_that_has_not_asked_yet_is_answered),
@@ -25,7 +27,6 @@ _LARGE = 4_000_000
 """Bytes of a file. What an application gives in one piece is encrypted in one, and the loop stands still meanwhile."""
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("kind", [test_kind_aiohttp, test_kind_asgi], ids=["aiohttp", "asgi"])
 @pytest.mark.parametrize(("loop", "version", "case"), CASES)
 def test_as_without_tls(loop, case, version, kind, monkeypatch, tmp_path):
