@@ -197,7 +197,7 @@ def test_answers_that_prove_nothing_are_refused(place):
 
 def test_what_a_killed_worker_had_in_hand_is_not_lost(place):
     place.configure()
-    code, said, found = place.run("--path", "/thinks", "--faults", "kill-all", "--seconds", "3", "--seed", "1")
+    code, said, found = place.run("--path", "/thinks", "--faults", "kill-all", "--seconds", "8", "--seed", "1")
     assert code == 0, said
     assert found["total"]["killed"] > 0
     assert found["total"]["lost"] == 0
