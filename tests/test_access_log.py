@@ -23,8 +23,6 @@ from hourd.line_writer import LINE_MAX, LineWriter
 
 from .daemon import PATIENCE, Daemon, connect, pool
 
-pytestmark = pytest.mark.soak
-
 APP = """
 import asyncio
 import os

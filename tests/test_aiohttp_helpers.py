@@ -27,8 +27,6 @@ from hourd.aiohttp import HTML, JSON, Environment, HTMLError, JSONError, Request
 
 from .daemon import Daemon, connect, pool
 
-pytestmark = pytest.mark.soak
-
 APP = """
 import asyncio
 import logging

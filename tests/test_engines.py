@@ -19,8 +19,6 @@ from hourd.engines import urls
 from .daemon import Daemon, pool, talk
 from .servers import ENCODED, PASSWORD
 
-pytestmark = pytest.mark.soak
-
 APP = """
 import asyncio
 

@@ -15,8 +15,6 @@ from .daemon import Daemon, connect
 from .test_kind_aiohttp import GET, answer, counts
 from .witness import KeepAlive
 
-pytestmark = pytest.mark.soak
-
 KINDS = pytest.mark.parametrize("kind", [test_kind_aiohttp, test_kind_asgi], ids=["aiohttp", "asgi"])
 
 

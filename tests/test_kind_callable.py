@@ -151,7 +151,6 @@ def test_a_call_has_all_sockets_of_its_slot(app, loop, preload, tmp_path):
             assert talk(address, b"again\n").endswith(b"\nagain\n")
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("loop", ["asyncio"])
 def test_nothing_is_lost_over_reloads_and_a_killed_worker(loop):
     with Daemon(pool(server=served(), workers=2, loop=loop), {"app.py": APP}) as daemon:

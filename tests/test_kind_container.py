@@ -19,8 +19,6 @@ from hourd.kinds.stand_ins import entry_of
 from .daemon import Daemon, connect, pool
 from .witness import KeepAlive
 
-pytestmark = pytest.mark.soak
-
 BASE = """
 import asyncio, logging, os
 

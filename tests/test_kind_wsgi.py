@@ -15,8 +15,6 @@ from .around import GATE, Gate, connect
 from .daemon import Daemon, pool
 from .witness import KeepAlive
 
-pytestmark = pytest.mark.soak
-
 APP = Path(__file__).with_name("wsgi_app.py").read_text()
 LARGE = bytes(range(256)) * 4096
 MODES = ("inline", "threads")

@@ -27,8 +27,6 @@ from .certificates import client, issue
 from .daemon import ECHO, PATIENCE, Daemon, connect, pool
 from .witness import web
 
-pytestmark = pytest.mark.soak
-
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 V1 = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"
 V1_IPV6 = b"PROXY TCP6 2001:db8::1 2001:DB8:0::2 1 65535\r\n"

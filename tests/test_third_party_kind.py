@@ -13,8 +13,6 @@ import pytest
 
 from .daemon import Daemon, connect, pool
 
-pytestmark = pytest.mark.soak
-
 TREE = Path(__file__).parents[1]
 APP = """
 import os

@@ -30,8 +30,6 @@ from .certificates import CA, client, issue, replace
 from .daemon import ECHO, Daemon, connect, pool
 from .witness import web
 
-pytestmark = pytest.mark.soak
-
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 HTTP = """
 from aiohttp import web

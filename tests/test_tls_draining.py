@@ -13,8 +13,6 @@ from .certificates import client, issue
 from .daemon import Daemon, connect
 from .test_kind_aiohttp import FILES, GET, LOOPS, config
 
-pytestmark = pytest.mark.soak
-
 CASES = [
     ("uvloop", "TLSv1.3", plain.test_a_request_in_flight_is_answered_and_asks_to_close),
     ("asyncio", "TLSv1.2", plain.test_a_connection_that_has_not_asked_yet_is_answered),

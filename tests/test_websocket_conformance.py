@@ -19,8 +19,6 @@ import pytest
 
 from .daemon import Daemon, connect, pool
 
-pytestmark = pytest.mark.soak
-
 AIOHTTP = """
 from aiohttp import WSMsgType, web
 

@@ -16,8 +16,6 @@ from websockets.exceptions import ConnectionClosed
 from ..daemon import Daemon, pool
 from ..witness import KeepAlive
 
-pytestmark = pytest.mark.soak
-
 APPS = Path(__file__).parent / "apps"
 CLIENTS = 4
 BODY = os.urandom(1_000_000)

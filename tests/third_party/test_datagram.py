@@ -10,14 +10,11 @@ import threading
 from pathlib import Path
 
 import dnslib
-import pytest
 import trustme
 from aioquic.asyncio.client import connect
 from aioquic.quic.configuration import QuicConfiguration
 
 from ..daemon import PATIENCE, Daemon, pool
-
-pytestmark = pytest.mark.soak
 
 APPS = Path(__file__).parent / "apps"
 CLIENTS = 4

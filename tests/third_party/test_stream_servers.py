@@ -22,8 +22,6 @@ from websockets.sync.client import connect as connect_websocket
 from ..daemon import Daemon, pool, talk
 from .load import Load, more, prove
 
-pytestmark = pytest.mark.soak
-
 APPS = Path(__file__).parent / "apps"
 GRACE = 10.0
 

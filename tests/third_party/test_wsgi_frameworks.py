@@ -11,8 +11,6 @@ import pytest
 from ..daemon import Daemon, pool
 from .asking import APPS, ask_every_page, reload_and_kill_under_load
 
-pytestmark = pytest.mark.soak
-
 INLINE, THREADS = {"inline": True}, {"threads": 4}
 FRAMEWORKS = [
     ("flask_app", "app", THREADS),
