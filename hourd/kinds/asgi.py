@@ -152,7 +152,6 @@ class Asgi(Kind):
             proxy_headers=False,
             workers=1,
             root_path=options.root_path,
-            timeout_keep_alive=options.keepalive_timeout,
             **websockets,
         )
         config.load()

@@ -87,6 +87,7 @@ class Connection(HttpToolsProtocol):
         "_progress",
         "_refused",
         "_stalled",
+        "served_at",
     )
 
     def __init__(self, kind: Asgi) -> None:
@@ -108,6 +109,8 @@ class Connection(HttpToolsProtocol):
         self._part_of: object = None
         self._progress = 0, 0
         self._stalled = 0
+        self.served_at = -math.inf
+        """When its last response ended, by the event loop's clock."""
 
     @property
     def is_asking(self) -> bool:
@@ -117,8 +120,6 @@ class Connection(HttpToolsProtocol):
     # --- what comes -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
         if len(data) > self._line_max_size:
             self._feed_in_pieces(data)
             return
@@ -178,6 +179,16 @@ class Connection(HttpToolsProtocol):
             cycle.size = size = getattr(cycle, "size", 0) + len(body)  # type: ignore[attr-defined]
             if self._body_max_size is not None and size > self._body_max_size:
                 self.refuse(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, without uvicorn's timer for the time until it comes: ``owes`` says when."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self.served_at = self.loop.time()
 
     # --- what is done about it --------------------------------------------------------------------
 
@@ -311,9 +322,8 @@ class Connection(HttpToolsProtocol):
         cycle = self.cycle
         if self.is_asking:
             return Debt(id(self.scope), self._options.head_timeout or math.inf, self._time_out)
-        if cycle is None or (cycle.response_complete and self.timeout_keep_alive_task is None):
-            # uvicorn waits forever for a first request, and after an empty line.
-            return Debt(_IDLE, self._options.keepalive_timeout, self.transport.close)
+        if cycle is None or cycle.response_complete:
+            return Debt((_IDLE, self.served_at), self._options.keepalive_timeout, self.transport.close)
         if cycle.more_body and not (cycle.response_started or cycle.waiting_for_100_continue or self.flow.read_paused):
             size = getattr(cycle, "size", 0)
             return Debt((id(cycle), size), self._options.body_timeout or math.inf, self._time_out)

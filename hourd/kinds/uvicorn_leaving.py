@@ -109,9 +109,7 @@ class UvicornLeaving(Leaving):
 
     @property
     def served_at(self) -> float:
-        timer = self._connection.timeout_keep_alive_task
-        # Something has come since that was no request, and is not waited for any more.
-        return timer.when() - self._connection.timeout_keep_alive if timer else float("-inf")
+        return self._connection.served_at
 
     def has_begun(self) -> bool:
         return self._connection.is_asking
