@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from .networks import UNIX, Networks, parse_address
 
-Header = Literal["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port"]
+Header = Literal["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id"]
 FORWARDED: Final = "forwarded"
 
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -63,6 +63,8 @@ class Told(NamedTuple):
     """``http`` or ``https``."""
     host: str | None = None
     """As in the header Host."""
+    request_id: str | None = None
+    """Of any length and characters."""
 
 
 NOTHING: Final = Told()
@@ -94,7 +96,8 @@ class Proxies:
         port = _last(lines("x-forwarded-port")) if "x-forwarded-port" in names else None
         if port:
             host = _with_port(host or _valid_host(_last(lines("host"))), port, scheme)
-        return Told(client, scheme, host)
+        ids = lines("x-request-id") if "x-request-id" in names else ()
+        return Told(client, scheme, host, ids[-1] if ids else None)
 
     def _walk(self, lines: Sequence[str]) -> Node | None:
         found = None

@@ -48,11 +48,11 @@ _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NO
 class LineWriter:
     """Lines to one destination. Everything but ``_Thread`` belongs to the event loop."""
 
-    def __init__(self, path: str | None, shape: Callable[[Any], bytes], what: str, log: logging.Logger) -> None:
+    def __init__(self, path: str | None, shape: Callable[[Any], str], what: str, log: logging.Logger) -> None:
         """Open the destination and begin.
 
         Args:
-            shape: makes a line of an item, with its end; of at most ``LINE_MAX`` bytes.
+            shape: makes a line of an item, with its end; ASCII, of at most ``LINE_MAX`` bytes.
             path: a file, which is created with mode 0640; ``None`` for standard error.
             what: it is called in the log.
             log: where it is told that lines were dropped, and why.
@@ -65,7 +65,7 @@ class LineWriter:
         self._thread = _Thread(path)
         self._shape = shape
         self._items: list[Any] = []
-        self._lines: list[bytes] = []
+        self._lines: list[str] = []
         self._size = 0
         self._due = 0
         """The number of items at which something is to be done."""
@@ -175,7 +175,7 @@ class _Thread:
         self._stuck = False
         """The file could not be opened again, and that was told."""
         self._ended: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
-        self.todo: queue.SimpleQueue[list[bytes] | _Reopen | None] = queue.SimpleQueue()
+        self.todo: queue.SimpleQueue[list[str] | _Reopen | None] = queue.SimpleQueue()
         self.written = 0
         """Bytes that are not on their way any more."""
         self.lost = 0
@@ -210,13 +210,13 @@ class _Thread:
         with contextlib.suppress(RuntimeError):  # the loop has not waited for this
             loop.call_soon_threadsafe(ended.set)
 
-    def _write_lines(self, lines: list[bytes]) -> None:
+    def _write_lines(self, lines: list[str]) -> None:
         size = sum(map(len, lines))
         if self._path and not os.fstat(self._fd).st_nlink:
             self._reopen()
             if not self._stuck:
                 self.remark = "the file was deleted; another was made"
-        for piece, count in _pieces(lines) if self._in_pieces else [(b"".join(lines), len(lines))]:
+        for piece, count in _pieces(lines) if self._in_pieces else [(_encoded(lines), len(lines))]:
             try:
                 self._write(piece)
             except OSError as error:
@@ -276,17 +276,21 @@ def _open(path: str | None) -> int:
     return fd
 
 
-def _pieces(lines: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+def _encoded(lines: Iterable[str]) -> bytes:
+    return "".join(lines).encode("ascii")
+
+
+def _pieces(lines: Iterable[str]) -> Iterator[tuple[bytes, int]]:
     """Yield whole lines that a pipe takes at once, and how many they are."""
-    piece: list[bytes] = []
+    piece: list[str] = []
     size = 0
     for line in lines:
         if size + len(line) > LINE_MAX:
-            yield b"".join(piece), len(piece)
+            yield _encoded(piece), len(piece)
             piece, size = [], 0
         piece.append(line)
         size += len(line)
-    yield b"".join(piece), len(piece)
+    yield _encoded(piece), len(piece)
 
 
 def _wait_until_writable(fd: int) -> None:

@@ -36,6 +36,12 @@ def begin(given: str | None = None) -> Box:
     return it
 
 
+def take(given: str) -> None:
+    """Have the request that has begun carry the id that somebody trusted gave it, if that is a proper one."""
+    if _VALID.fullmatch(given):
+        box()[0] = given
+
+
 def enter() -> None:
     """Note that an application was given a request, which begins here unless its server has noted that already.
 

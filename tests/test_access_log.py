@@ -266,13 +266,74 @@ def test_websockets(kind, app):
         assert (found[0]["client"], found[0]["target"], found[0]["bytes"]) == ("192.0.2.7", "/socket", 0)
 
 
+GONE = """
+import asyncio
+
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    await send({"type": "http.response.body", "body": b"x"})
+
+
+async def reads(scope, receive, send):
+    scope["raw_path"] = scope["client"] = None  # what an application does with it is its own affair
+    while (message := await receive())["type"] != "http.disconnect" and message.get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [environ["wsgi.input"].read()]
+"""
+
+
+def test_a_client_that_goes_during_its_response():
+    with Daemon(config("asgi", "app:app", lifespan="off"), {"app.py": GONE}) as daemon:
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock:
+            sock.sendall(b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.recv(12)
+        (line,) = map(json.loads, lines(daemon, 1))
+        assert (line["status"], line["bytes"]) == (499, 0)
+
+
+UPLOAD = b"POST /up HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(("kind", "app"), [("asgi", "app:reads"), ("wsgi", "app:wsgi")])
+def test_requests_that_are_refused_have_a_line(kind, app):
+    asked = {
+        b"GET /a HTTP/1.1\r\n\r\n": (400, "/a"),
+        b"GET /b HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n": (400, "-"),
+        b"GET /" + b"c" * 300 + b" HTTP/1.1\r\nHost: x\r\n\r\n": (414, "/" + "c" * 300),
+        b"POST /d HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n": (413, "/d"),
+        UPLOAD + b"b\r\nhello world\r\n": (413, "/up"),
+        UPLOAD + b"5\r\nhello": (408, "/up"),
+        b"GET /e HTT": (408, "-"),
+    }
+    limits = {"lifespan": "off"} if kind == "asgi" else {}
+    limits |= {"client_max_size": "10B", "line_max_size": "256B", "head_timeout": "200ms", "body_timeout": "200ms"}
+    with Daemon(config(kind, app, **limits), {"app.py": GONE}) as daemon:
+        daemon.expect("READY=1")
+        for number, (data, (status, target)) in enumerate(asked.items(), 1):
+            with connect(daemon.addresses()[0]) as sock:
+                sock.sendall(data)
+                assert sock.recv(12) == b"HTTP/1.1 %d" % status
+            line = json.loads(lines(daemon, number)[-1])
+            assert (line["status"], line["target"], line["client"]) == (status, target, "127.0.0.1")
+
+
 def test_an_asgi_application_that_fails():
     with Daemon(config("asgi", "app:asgi"), FILES) as daemon:
         daemon.allow("on purpose")
         daemon.expect("READY=1")
         request(daemon.addresses()[0], "/fail")
         (line,) = lines(daemon, 1)
-        assert (json.loads(line)["status"], json.loads(line)["bytes"]) == (500, 0)
+        assert (json.loads(line)["status"], json.loads(line)["bytes"]) == (500, len("Internal Server Error"))
 
 
 @KINDS
@@ -294,10 +355,13 @@ TOLD = {"X_Forwarded_For": "6.6.6.6, 192.0.2.7", "X_Forwarded_Proto": "https", "
         "X_Request_ID": "abc"}  # fmt: skip
 
 
+NAMED = ["x-forwarded-for", "x-forwarded-proto", "x-request-id"]
+
+
 @KINDS
 @pytest.mark.parametrize("trusted", [["127.0.0.0/8"], ["10.0.0.0/8"], []])
 def test_the_client_behind_a_proxy(kind, app, trusted):
-    with Daemon(config(kind, app, trusted_proxies=trusted), FILES) as daemon:
+    with Daemon(config(kind, app, trusted_proxies=trusted, forwarded_headers=NAMED), FILES) as daemon:
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
         body = request(address, "/who", **TOLD)
@@ -315,7 +379,7 @@ def test_the_client_behind_a_proxy(kind, app, trusted):
 
 @KINDS
 def test_each_request_of_a_connection_is_for_itself(kind, app):
-    with Daemon(config(kind, app, trusted_proxies=["127.0.0.1"]), FILES) as daemon:
+    with Daemon(config(kind, app, trusted_proxies=["127.0.0.1"], forwarded_headers=NAMED), FILES) as daemon:
         daemon.expect("READY=1")
         host, _, port = daemon.addresses()[0].rpartition(":")
         client = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
@@ -417,7 +481,7 @@ def shaped(form, described):
         log = AccessLog(context, lambda subject: subject)
     for _ in range(2):  # the second time, some of it is known
         log.note(described, 200, 10**12, 10.0**6, ["i" * 128])
-    assert kept[0].count(b'"') == kept[1].count(b'"')
+    assert kept[0].count('"') == kept[1].count('"')
     return kept
 
 
@@ -432,15 +496,30 @@ TEXT = st.one_of(
 @given(st.tuples(TEXT, TEXT, TEXT), TEXT, st.one_of(st.none(), st.binary(), TEXT))
 def test_a_line_of_anything_is_one_line(form, texts, referer, agent):
     client, method, target = texts
-    for data in shaped(form, (client, method, target, "HTTP/1.1", (referer, agent))):
-        assert len(data) <= LINE_MAX
-        line = data.decode("ascii")
+    for line in shaped(form, (target, (client, method, "HTTP/1.1", referer, agent))):
+        assert len(line.encode("ascii")) <= LINE_MAX
         assert line.endswith("\n")
         assert line[:-1].isprintable()
         if form == "json":
             assert list(json.loads(line)) == KEYS
         else:
             assert line.count('"') == {"common": 2, "combined": 6}[form]
+
+
+def test_requests_in_one_piece_have_ids_of_their_own():
+    app = """
+from hourd import request_id
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"29")]})
+    await send({"type": "http.response.body", "body": request_id.current().encode() + b"\\n"})
+"""
+    with Daemon(config("asgi", "app:app", access_log=False), {"app.py": app}) as daemon:
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            sock.shutdown(socket.SHUT_WR)
+            found = [line for line in replies if re.fullmatch(rb"[0-9a-f]{28}\n", line)]
+        assert len(set(found)) == len(found) == 3
 
 
 # --- files, and who does not read -----------------------------------------------------------------
@@ -586,7 +665,7 @@ def test_a_full_disk_is_told_once_and_does_not_stop_it(told):
         # A device is no file, and is opened here in its place.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hourd.line_writer._open", lambda _: os.open("/dev/full", os.O_WRONLY))
-            writer = LineWriter("file", bytes, "log", LOGGER)
+            writer = LineWriter("file", bytes.decode, "log", LOGGER)
         for _ in range(5):
             writer.add(b"line\n")
             await asyncio.sleep(0.15)
@@ -601,7 +680,7 @@ def test_the_last_lines_are_waited_for_but_not_for_long(told):
         reader, end = os.pipe()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hourd.line_writer._INHERITED", {"it": end})
-            writer = LineWriter("it", bytes, "log", LOGGER)
+            writer = LineWriter("it", bytes.decode, "log", LOGGER)
         os.close(end)
         for _ in range(50):
             writer.add(b"x" * 4000 + b"\n")
@@ -631,7 +710,7 @@ def test_a_description_that_somebody_made_non_blocking(told):
         os.set_blocking(end, False)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hourd.line_writer._INHERITED", {"it": end})
-            writer = LineWriter("it", bytes, "log", LOGGER)
+            writer = LineWriter("it", bytes.decode, "log", LOGGER)
         os.close(end)
         for _ in range(100):
             writer.add(b"x" * 3000 + b"\n")
@@ -653,7 +732,7 @@ def test_a_socket_as_the_journal_has_it(told):
     async def run():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hourd.line_writer._INHERITED", {"it": theirs.fileno()})
-            writer = LineWriter("it", bytes, "log", LOGGER)
+            writer = LineWriter("it", bytes.decode, "log", LOGGER)
         writer.add(b"one\n")
         writer.add(b"two\n")
         await writer.close()

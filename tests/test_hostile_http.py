@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import select
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from . import test_kind_aiohttp, test_kind_asgi
-from .daemon import Daemon, connect
+from .daemon import Daemon, connect, pool
 from .test_kind_aiohttp import GET, answer, counts
 from .witness import KeepAlive
 
@@ -221,6 +224,86 @@ def test_a_flood_is_cut(kind, flood):
                 cut = True
             time.sleep(0.001)
         assert cut
+
+
+@pytest.mark.parametrize(
+    ("begun", "flood"),
+    [
+        (post(CHUNKED, body=b"1\r\nx\r\n0\r\n"), b"X: y\r\n" * 100),
+        (post(CHUNKED, body=b"1\r\nx\r\n0\r\nX: "), b"y" * 1000),
+        (post(CHUNKED, body=b"5;x="), b"y" * 1000),
+    ],
+    ids=["trailers", "trailer", "extension"],
+)
+def test_a_flood_after_the_head_is_cut(begun, flood):
+    with serving(test_kind_asgi) as (_, address), connect(address) as sock:
+        sock.sendall(begun)
+        with contextlib.suppress(ConnectionError):
+            while True:  # for as long as it is taken
+                sock.sendall(flood)
+                if select.select([sock], [], [], 0.001)[0]:
+                    break
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(12) in (b"HTTP/1.1 431", b"")
+
+
+def test_trailers_are_no_headers():
+    """Of a proxy, neither: it passes them on as they came, after the headers that it has written."""
+    chunk, trailers = b"1\r\nx\r\n0\r\n", b"X-Forwarded-For: 6.6.6.6\r\nHost: evil\r\n" * 30
+    data = post(b"X-Forwarded-For: 192.0.2.7", CHUNKED, body=chunk + trailers + b"\r\n").replace(b"/", b"/scope", 1)
+    with (
+        serving(test_kind_asgi, trusted_proxies=["127.0.0.1"]) as (_, address),
+        connect(address) as sock,
+        sock.makefile("rb") as replies,
+    ):
+        for _ in range(2):
+            sock.sendall(data)
+            assert json.loads(answer(replies)[1])["client"] == "('192.0.2.7', 0)"
+
+
+def test_thousands_of_requests_in_one_piece_are_answered_in_order_and_not_kept():
+    count, batch = 60_000, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 1000
+    with serving(test_kind_asgi) as (daemon, address), connect(address) as sock, sock.makefile("rb") as replies:
+        (pid,) = daemon.workers()
+        before = peak_memory(pid)
+
+        def ask():
+            for _ in range(count // 1000):
+                sock.sendall(batch)
+
+        with ThreadPoolExecutor(1) as asker:
+            asker.submit(ask)
+            for _ in range(count):
+                answer(replies)
+        assert peak_memory(pid) - before < 32 * 1024**2
+
+
+def peak_memory(pid):
+    """Return the most bytes that a process has had in memory."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+LARGE = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"x"] if environ["PATH_INFO"] == "/" else (b"x" * 65536 for _ in range(1000))
+"""
+
+
+def test_who_does_not_read_is_cut_and_holds_nobody_up():
+    options = {"threads": 1, "send_timeout": "500ms"}
+    server = {"kind": "wsgi", "app": "app:app", "bind": "127.0.0.1:0", "options": options}
+    with Daemon(pool(workers=1, server=server), {"app.py": LARGE}) as daemon:
+        daemon.allow("wait for a thread|ClientDisconnected|Exception in ASGI")
+        daemon.expect("READY=1")
+        (address,) = daemon.addresses()
+        with connect(address) as sock, connect(address) as other, other.makefile("rb") as replies:
+            sock.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            daemon.wait_until(lambda status: counts(status)[2] == 1)
+            other.sendall(GET)
+            assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+            daemon.wait_until(lambda status: counts(status)[0] == 1)
 
 
 def test_a_body_that_is_too_large_is_not_asked_for():

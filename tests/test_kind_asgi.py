@@ -221,13 +221,14 @@ def test_an_exception_is_shown_once_with_its_server_and_counted(loop):
         ("fails", {}, "the application's lifespan failed to start:\nno database on purpose"),
         ("raises", {"lifespan": "on"}, "RuntimeError: startup on purpose"),
         ("app", {"lifespan": "on"}, "ValueError: none here"),
-        ("app", {"root_path": "shop"}, "options.root_path is 'shop', expected a path such as /shop"),
+        ("app", {"root_path": "shop"}, "options: root_path is 'shop', expected a path such as /shop"),
+        ("app", {"line_max_size": "0"}, "options: line_max_size is 0B, expected at least 256B"),
     ],
 )
 def test_what_cannot_be_served_is_told(app, options, message):
     with Daemon(config(app, server={"options": options}), FILES) as daemon:
-        daemon.allow("server main", "it is stopped at once")
-        assert daemon.wait() == (78 if "root_path" in options else 75)
+        daemon.allow("server main", "it is stopped at once", "options: .* expected")
+        assert daemon.wait() == (78 if "expected" in message and options else 75)
         assert message in daemon.log
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from .. import errors, request_id
-from ..line_writer import LineWriter
+from ..line_writer import LINE_MAX, LineWriter
 from . import Context
 
 CLIENT_GONE: Final = 499
@@ -30,16 +30,21 @@ _SAFE: Final = bytes(byte for byte in range(32, 127) if byte not in b'"\\')
 _KNOWN_MAX: Final = 1024
 """Who asks again says the same of itself: so many of these are kept as they are shown."""
 # Characters of each part, as shown, at most: all of them, and what is around them, are less than a pipe takes.
-_CLIENT_MAX, _METHOD_MAX, _TARGET_MAX, _REFERER_MAX, _AGENT_MAX = 100, 40, 1600, 800, 500
+_TARGET_MAX: Final = 1600
+_MOST: Final = (100, 40, 20, 800, 500)
+"""Those of what many have in common."""
 _ELLIPSIS: Final = "..."
 
 Text = str | bytes | None
 """As it came; bytes that are no UTF-8 are surrogates (PEP 383) in text."""
-Described = tuple[str, str, str, str, tuple[Text, Text]]
-"""Client, method, target and protocol of a request, and what the client says of itself: referer and user agent."""
+Common = tuple[str, str, str, Text, Text]
+"""What many requests have in common: client, method, protocol, referer, user agent."""
+Described = tuple[str, Common]
+"""A request's target, and the rest."""
 _Noted = tuple[Any, int, int, float, float, request_id.Box | None]
 """What is to be described, status, bytes, duration, time, and what holds the request's id."""
-_Line = Callable[[str, str, str, str, str, _Noted], str]
+_Parts = tuple[str, str, str, str]
+"""What is in a line up to the time, between that and the target, up to the status, and from the duration on."""
 
 clock: Final = time.perf_counter
 """The time by which durations are measured. uvloop's own stands still for as long as a handler keeps the loop."""
@@ -50,7 +55,7 @@ def opened(context: Context, describe: Callable[[Any], Described]) -> AccessLog 
 
     Args:
         context: of the server.
-        describe: says what is to be shown of what ``AccessLog.note`` is given. It is called later.
+        describe: says what is to be shown of what ``AccessLog.note`` is given. It is called later, and never fails.
 
     Raises:
         errors.HourdError: its file cannot be opened.
@@ -72,19 +77,17 @@ class AccessLog:
         self._add = self._writer.add
         self._describe = describe
         fixed = {"pool": worker.pool, "server": context.server, "worker": worker.slot}
-        self._tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()}, separators=(",", ":"))[
-            1:
-        ]
+        tail = json.dumps({**fixed, "generation": worker.generation, "pid": os.getpid()}, separators=(",", ":"))
+        self._tail = f'",{tail[1:]}\n'
         self._tick = 0
         self._stamp = ""
-        self._known: dict[Any, str] = {}
-        form = options.access_log
-        if form is True:
-            form = "json" if context.log_format == "json" else "combined"
-        self.has_ids = form == "json"
+        self._known: dict[Common, _Parts] = {}
+        self._form = options.access_log
+        if self._form is True:
+            self._form = "json" if context.log_format == "json" else "combined"
+        self.has_ids = self._form == "json"
         """Whether it shows the id of each request."""
-        self._line: _Line = {"common": self._common, "combined": self._combined, "json": self._json}[form]
-        self._show = _escaped if self.has_ids else _shown
+        self._line, self._show = (self._json, _escaped) if self.has_ids else (self._apache, _shown)
 
     def note(self, subject: Any, status: int, size: int, duration: float, box: request_id.Box | None) -> None:
         """Note a request that is over.
@@ -98,31 +101,29 @@ class AccessLog:
         """
         self._add((subject, status, size, duration, time.time(), box))
 
-    def _shaped(self, noted: _Noted) -> bytes:
-        client, method, target, protocol, said = self._describe(noted[0])
-        known = self._known
+    def _shaped(self, noted: _Noted) -> str:
+        target, common = self._describe(noted[0])
         # Most is as it was before, or need not be changed, and this is the quickest way to see it.
-        shown_client = known.get(client) or self._learn(client, self._show(client, _CLIENT_MAX))
-        shown_method = known.get(method) or self._learn(method, self._show(method, _METHOD_MAX))
-        shown_said = known.get(said) or self._learn(said, self._show_said(said))
+        parts = self._known.get(common) or self._learn(common)
         if not target.isascii() or len(target) > _TARGET_MAX or target.encode().translate(None, _SAFE):
             target = self._show(target, _TARGET_MAX)
-        return self._line(shown_client, shown_method, target, protocol, shown_said, noted).encode()
+        return self._line(parts, target, noted)
 
-    def _learn(self, text: Any, shown: str) -> str:
-        if len(self._known) >= _KNOWN_MAX:
-            self._known.clear()
-        self._known[text] = shown
-        return shown
-
-    def _show_said(self, said: tuple[Any, Any]) -> str:
-        referer, agent = (
-            each.decode("utf-8", "surrogateescape") if isinstance(each, bytes) else each or "" for each in said
-        )
-        referer, agent = self._show(referer, _REFERER_MAX), self._show(agent, _AGENT_MAX)
+    def _learn(self, common: Common) -> _Parts:
+        texts = [_text(each) for each in common]
+        client, method, protocol, referer, agent = map(self._show, texts, _MOST)
         if self.has_ids:
-            return f'"referer":"{referer}","user_agent":"{agent}"'
-        return f'"{referer or "-"}" "{agent or "-"}"'
+            between = f'","client":"{client}","method":"{method}","target":"'
+            said = f',"referer":"{referer}","user_agent":"{agent}","request_id":"'
+            parts = ('{"time":"', between, f'","protocol":"{protocol}","status":', said)
+        else:
+            said = f' "{referer or "-"}" "{agent or "-"}"\n' if self._form == "combined" else "\n"
+            parts = (f"{client} - - [", f'] "{method} ', f' {protocol}" ', said)
+        if sum(map(len, texts)) < LINE_MAX:  # clients choose what is kept
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[common] = parts
+        return parts
 
     def reopen(self) -> None:
         """Open the file anew, after a rotation."""
@@ -132,28 +133,23 @@ class AccessLog:
         """Write what is left, within a second."""
         await self._writer.close()
 
-    def _common(self, client: str, method: str, target: str, protocol: str, _said: str, noted: _Noted) -> str:
+    def _apache(self, parts: _Parts, target: str, noted: _Noted) -> str:
         _, status, size, _, now, _ = noted
         if int(now) != self._tick:
             self._new_second(int(now))
-        return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"}\n'
+        start, between, after, end = parts
+        return f"{start}{self._stamp}{between}{target}{after}{status} {size or '-'}{end}"
 
-    def _combined(self, client: str, method: str, target: str, protocol: str, said: str, noted: _Noted) -> str:
-        _, status, size, _, now, _ = noted
-        if int(now) != self._tick:
-            self._new_second(int(now))
-        return f'{client} - - [{self._stamp}] "{method} {target} {protocol}" {status} {size or "-"} {said}\n'
-
-    def _json(self, client: str, method: str, target: str, protocol: str, said: str, noted: _Noted) -> str:
+    def _json(self, parts: _Parts, target: str, noted: _Noted) -> str:
         _, status, size, duration, now, box = noted
         assert box is not None
         millisecond = int(now * 1000)
         if millisecond != self._tick:
             self._new_millisecond(millisecond)
+        start, between, after, end = parts
         return (
-            f'{{"time":"{self._stamp}","client":"{client}","method":"{method}","target":"{target}",'
-            f'"protocol":"{protocol}","status":{status},"bytes":{size},"duration":{duration:.6f},'
-            f'{said},"request_id":"{request_id.unboxed(box)}",{self._tail}\n'
+            f"{start}{self._stamp}{between}{target}{after}{status},"
+            f'"bytes":{size},"duration":{duration:.6f}{end}{request_id.unboxed(box)}{self._tail}'
         )
 
     def _new_second(self, second: int) -> None:
@@ -166,6 +162,10 @@ class AccessLog:
         self._tick = millisecond
         second, rest = divmod(millisecond, 1000)
         self._stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:03d}Z"
+
+
+def _text(given: Text) -> str:
+    return given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else given or ""
 
 
 def _shown(text: str, most: int) -> str:

@@ -25,14 +25,14 @@ def describe(subject: tuple[str, Any]) -> Described:
     """Return what the access log shows of a request: of its client, and aiohttp's raw message."""
     client, message = subject
     if message is ERROR:  # what came was no request
-        return client, "-", "-", "-", (None, None)
+        return "-", (client, "-", "-", None, None)
     headers = message.headers
-    return (
+    return message.path, (
         client,
         message.method,
-        message.path,
         _PROTOCOLS.get(message.version) or "HTTP/{}.{}".format(*message.version),
-        (headers.get(REFERER), headers.get(USER_AGENT)),
+        headers.get(REFERER),
+        headers.get(USER_AGENT),
     )
 
 
@@ -148,5 +148,5 @@ def _believe(request: web.Request, proxies: Proxies, changed: dict[str, Any]) ->
             cache[name] = value
             if name != "remote":
                 cache.pop("url", None)  # made of scheme and host when it is asked for
-    if given := headers.get(request_id.HEADER):
-        request_id.begin(given)
+    if told.request_id:
+        request_id.take(told.request_id)

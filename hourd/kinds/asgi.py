@@ -22,14 +22,15 @@ from msgspec import Struct
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from .. import errors, forwarded
+from .. import forwarded
 from . import Context, Kind, Listening, access_log, asgi_around, blame, callables, uvicorn_leaving
 from .asgi_lifespan import Lifespan
 from .blame import create_server
 from .leaving import Departure
 from .options import AsgiOptions
 from .patience import Patience
-from .uvicorn_connections import Connection, Log
+from .uvicorn_connections import Connection
+from .uvicorn_log import Log
 from .uvicorn_websockets import Websocket
 
 WORKER = "hourd_worker"
@@ -56,7 +57,7 @@ class Asgi(Kind):
         self.server_state = ServerState()
         self.tasks = self.server_state.tasks
         self._lifespan: Lifespan | None = None
-        self._access_log: access_log.AccessLog | None = None
+        self.access_log: access_log.AccessLog | None = None
         self._departure: Departure | None = None
 
     async def application(self) -> Callable[..., Any]:
@@ -65,12 +66,11 @@ class Asgi(Kind):
 
     async def open(self) -> None:
         options = self.context.options
-        if options.root_path and (options.root_path[0] != "/" or options.root_path[-1] == "/"):
-            raise errors.ConfigError(f"options.root_path is {options.root_path!r}, expected a path such as /shop")
         app = await blame.run(self, self.application)
         self.app_state = self._make_state()
-        self._access_log = access_log.opened(self.context, asgi_around.describe)
-        self.config = self._make_config(asgi_around.wrapped(app, forwarded.configured(options), self._access_log))
+        self.access_log = access_log.opened(self.context, asgi_around.describe)
+        self.prepare = asgi_around.preparing(forwarded.configured(options), self.access_log)
+        self.config = self._make_config(app)
         if self.lifespan and options.lifespan != "off":
             lifespan = Lifespan(app, self.app_state, self.context.log, required=options.lifespan == "on")
             await blame.run(self, lifespan.start)
@@ -87,8 +87,8 @@ class Asgi(Kind):
         return max(len(self.server_state.connections), len(self.tasks))
 
     def reopen(self) -> None:
-        if self._access_log:
-            self._access_log.reopen()
+        if self.access_log:
+            self.access_log.reopen()
 
     @property
     def is_leaving(self) -> bool:
@@ -116,8 +116,8 @@ class Asgi(Kind):
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._lifespan:
             await self._lifespan.stop()
-        if self._access_log:
-            await self._access_log.close()
+        if self.access_log:
+            await self.access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         self.accepted += 1
@@ -150,6 +150,7 @@ class Asgi(Kind):
             log_config=None,
             access_log=False,
             proxy_headers=False,
+            server_header=False,
             workers=1,
             root_path=options.root_path,
             **websockets,

@@ -1,49 +1,65 @@
-"""ASGI callables around an application: its access log, and who the client is behind proxies.
+"""What is around an ASGI application: its access log, and who the client is behind proxies.
 
-They are there only when they are configured, and make no coroutine of their own for what the application sends.
+It is there only when it is configured.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import request_id
 from ..forwarded import Proxies
 from .access_log import CLIENT_GONE, AccessLog, Described, clock
 
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from .uvicorn_connections import Connection
+
 Scope = dict[str, Any]
+Fields = dict[bytes, bytes]
+"""Headers by name."""
+Asked = tuple[Any, Any, Any, Any, Any, Fields]
+"""Who asks (a tuple as in the scope, or whether it comes over a unix socket), method, path, query, version, headers."""
+Prepare = Callable[[Scope], request_id.Box]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 _SERVER_ERROR = 500
 _SWITCHING, _FORBIDDEN = 101, 403
-_ID = request_id.HEADER.lower().encode()
 _PROTOCOLS = {version: f"HTTP/{version}" for version in ("1.0", "1.1", "2", "3")}
 _SECURE = {"http": {"http": "http", "websocket": "ws"}, "https": {"http": "https", "websocket": "wss"}}
 
 
-def wrapped(app: App, proxies: Proxies | None, log: AccessLog | None) -> App:
-    """Return the application with what is configured around it."""
-    if log:
-        app = logged(app, log, request_id.box if proxies else request_id.begin)
-    return Behind(app, proxies) if proxies else app
+def preparing(proxies: Proxies | None, log: AccessLog | None) -> Prepare | None:
+    """Return what is to be done with each scope before its application is called, if anything.
+
+    It begins the request's id in the context of who calls it, and returns what holds that.
+    """
+    if proxies:
+        return Behind(proxies).prepare
+    return _begin_id if log and log.has_ids else None
+
+
+def _begin_id(_scope: Scope) -> request_id.Box:
+    return request_id.begin()
 
 
 class Behind:
     """Has the application see the client instead of a trusted proxy."""
 
-    def __init__(self, app: App, proxies: Proxies) -> None:
-        self._app = app
+    def __init__(self, proxies: Proxies) -> None:
         self._proxies = proxies
-        self._names = frozenset((*(name.encode() for name in proxies.headers), b"host", _ID))
+        self._names = frozenset((*(name.encode() for name in proxies.headers), b"host"))
 
-    def __call__(self, scope: Scope, receive: Any, send: Any) -> Awaitable[None]:
-        # uvicorn begins the task of a request in the context of the one before it.
-        request_id.begin()
+    def prepare(self, scope: Scope) -> request_id.Box:
+        """Begin the request's id, and write into its scope what a trusted proxy has told."""
+        box = request_id.begin()
         if self._proxies.networks.has_peer(_peer(scope)):
             self._believe(scope)
-        return self._app(scope, receive, send)
+        return box
 
     def _believe(self, scope: Scope) -> None:
         found: dict[str, list[str]] = {}
@@ -58,8 +74,8 @@ class Behind:
         if told.host:
             headers = [pair for pair in scope["headers"] if pair[0] != b"host"]
             scope["headers"] = [(b"host", told.host.encode()), *headers]
-        if given := found.get(request_id.HEADER.lower()):
-            request_id.begin(given[-1])
+        if told.request_id:
+            request_id.take(told.request_id)
 
 
 def _peer(scope: Scope) -> object:
@@ -70,64 +86,104 @@ def _peer(scope: Scope) -> object:
     return client and tuple(client)
 
 
-def logged(app: App, log: AccessLog, begin: Callable[[], request_id.Box]) -> App:
-    """Return an application that notes each request and websocket when it is done with it.
+async def run_logged(
+    log: AccessLog,
+    connection: Connection,
+    cycle: RequestResponseCycle,
+    app: Any,
+    fields: Fields,
+    box: request_id.Box | None,
+) -> None:
+    """Run uvicorn's cycle of a request to its end, and note it."""
+    start = clock()
+    asked = _asked(cycle.scope, fields)
+    send: Any = cycle.send
+    status = size = 0
+    end = 0.0
 
-    Args:
-        app: the application.
-        log: where it notes them.
-        begin: begins a request's id, or returns what holds the one that was begun.
-    """
-    now, ids = clock, log.has_ids
+    def sent(message: Any) -> Awaitable[None]:
+        nonlocal status, size, end
+        if not status:
+            status = message.get("status", 0)
+        elif not cycle.disconnected:
+            size += len(message.get("body", b""))
+            if not message.get("more_body"):
+                end = clock()
+        return send(message)  # type: ignore[no-any-return]
 
-    async def run(scope: Scope, receive: Any, send: Any) -> None:
-        start = now()
-        box = begin() if ids else None
-        status = size = 0
+    cycle.send = sent  # type: ignore[assignment, method-assign]
+    try:
+        await cycle.run_asgi(app)
+    finally:
+        cycle.send = None  # type: ignore[assignment, method-assign]  # nothing is to refer to itself
+        if not cycle.response_complete:
+            status = (connection.refused or CLIENT_GONE) if cycle.disconnected else _SERVER_ERROR
+        if cycle.scope["method"] == "HEAD":
+            size = 0  # it is not sent
+        log.note(asked, status, size, (end or clock()) - start, box)
 
-        def note(message: Any) -> Any:
-            nonlocal status, size
-            kind = message["type"]
-            if kind == "http.response.body":
-                size += len(message.get("body", b""))
-            elif kind == "http.response.start" or kind == "websocket.http.response.start":  # noqa: PLR1714, quicker
+
+def around_websocket(app: App, prepare: Prepare | None, log: AccessLog | None) -> App:
+    """Return an application to which the same is done with each websocket; it notes those that have ended."""
+    return functools.partial(_run_websocket, app, prepare, log) if prepare or log else app
+
+
+async def _run_websocket(
+    app: App, prepare: Prepare | None, log: AccessLog | None, scope: Scope, receive: Any, send: Any
+) -> None:
+    start = clock()
+    box = prepare(scope) if prepare else None
+    if not log:
+        await app(scope, receive, send)
+        return
+    asked = _asked(scope, dict(scope["headers"]))
+    status = 0
+
+    def sent(message: Any) -> Awaitable[None]:
+        nonlocal status
+        match message["type"]:
+            case "websocket.http.response.start":
                 status = message["status"]
-            elif kind == "websocket.accept":
+            case "websocket.accept":
                 status = _SWITCHING
-            elif kind == "websocket.close":
+            case "websocket.close":
                 status = status or _FORBIDDEN
-            return send(message)
+        return send(message)  # type: ignore[no-any-return]
 
-        try:
-            await app(scope, receive, note)
-        except asyncio.CancelledError:
-            status = status or CLIENT_GONE
-            raise
-        finally:
-            if scope.get("method") == "HEAD":
-                size = 0  # it is not sent
-            # Whoever ends without a response has one made for it.
-            log.note(scope, status or _SERVER_ERROR, size, now() - start, box)
-
-    return run
+    try:
+        await app(scope, receive, sent)
+    except asyncio.CancelledError:
+        status = status or CLIENT_GONE
+        raise
+    finally:
+        log.note(asked, status or _SERVER_ERROR, 0, clock() - start, box)
 
 
-def describe(scope: Scope) -> Described:
+def _asked(scope: Any, fields: Fields) -> Asked:
+    """Return what the access log needs of a scope, which its application may change."""
+    unix = _peer(scope) == "" if scope["client"] is None else False
+    return (
+        scope["client"] or unix,
+        scope.get("method"),
+        scope.get("raw_path"),
+        scope.get("query_string"),
+        scope.get("http_version"),
+        fields,
+    )
+
+
+def describe(asked: Asked) -> Described:
     """Return what the access log shows of a request."""
-    referer = agent = None
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
-            agent = value
-        elif name == b"referer":
-            referer = value
-    target, query = scope["raw_path"], scope["query_string"]
+    client, method, target, query, version, fields = asked
+    name = client[0] if isinstance(client, tuple) else "unix" if client else "-"
+    if target is None:  # what came was no request
+        return "-", (name, "-", "-", None, None)
     if query:
         target += b"?" + query
-    client, version = scope["client"], scope["http_version"]
-    return (
-        client[0] if client else "unix" if _peer(scope) == "" else "-",
-        scope.get("method", "GET"),  # a websocket has none
-        target.decode("utf-8", "surrogateescape"),
+    return target.decode("utf-8", "surrogateescape"), (
+        name,
+        method or "GET",  # a websocket has none
         _PROTOCOLS.get(version) or f"HTTP/{version}",
-        (referer, agent),
+        fields.get(b"referer"),
+        fields.get(b"user-agent"),
     )

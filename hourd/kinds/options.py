@@ -6,6 +6,7 @@ server libraries. The kind itself gets them already checked.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -13,6 +14,10 @@ from msgspec import Meta, Struct
 from ..forwarded import Header
 from ..networks import Network
 from ..units import Duration, Size
+
+_LINE_LEAST = 256
+"""Bytes: with less, no client of today could ask for anything."""
+_ROOT_PATH = re.compile(r"(/[!-~]*[!-.0-~])?")
 
 
 class HttpOptions(Struct, frozen=True, kw_only=True):
@@ -25,6 +30,9 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     body_timeout: Annotated[
         Duration, Meta(description="how long the next piece of a request's body may take; 0 is forever")
     ] = 30.0
+    send_timeout: Annotated[
+        Duration, Meta(description="how long a client may take to read on, once a response waits for it; 0 is forever")
+    ] = 60.0
     line_max_size: Annotated[Size, Meta(description="longest request line (URL), and longest header")] = 8 * 1024
     max_headers: Annotated[int, Meta(ge=1, description="how many headers a request may have")] = 128
     client_max_size: Annotated[
@@ -49,10 +57,18 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
         Meta(description="headers that trusted proxies set, and remove where clients send them; no others are read"),
     ] = ("x-forwarded-for", "x-forwarded-proto")
 
+    def __post_init__(self) -> None:
+        if self.line_max_size < _LINE_LEAST:
+            raise ValueError(f"line_max_size is {self.line_max_size}B, expected at least {_LINE_LEAST}B")
+
     @property
     def shortest_timeout(self) -> float:
         """How long the least patient of them waits, in seconds."""
-        return min(each for each in (self.keepalive_timeout, self.head_timeout, self.body_timeout, 60.0) if each)
+        return min(
+            each
+            for each in (self.keepalive_timeout, self.head_timeout, self.body_timeout, self.send_timeout, 60.0)
+            if each
+        )
 
 
 class AiohttpOptions(HttpOptions, frozen=True, kw_only=True):
@@ -65,6 +81,11 @@ class GatewayOptions(HttpOptions, frozen=True, kw_only=True):
     root_path: Annotated[
         str, Meta(description="path under which a proxy in front serves the application, which it takes away: /shop")
     ] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _ROOT_PATH.fullmatch(self.root_path):
+            raise ValueError(f"root_path is {self.root_path!r}, expected a path such as /shop, in ASCII")
 
 
 class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
@@ -103,6 +124,7 @@ class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     ] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inline and self.threads is not None:
             raise ValueError("inline: true calls the application in no thread; take either inline or threads")
 

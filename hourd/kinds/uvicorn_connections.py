@@ -7,87 +7,72 @@ nearly all do, is only looked at for how many headers it has, and for its Host.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import http
-import logging
 import math
-import sys
 from typing import TYPE_CHECKING, Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.utils import ClientDisconnected
 
+from .. import request_id
+from . import asgi_around
 from .blame import MARK
-from .lingering import Lingering
 from .patience import Debt
+from .uvicorn_refusals import Refusing
 from .uvicorn_responses import ToTheEnd
 from .uvicorn_websockets import Websocket
 
 if TYPE_CHECKING:
     from .asgi import Asgi
 
-_IDLE = "idle"
-_CLIENTS_FAULT = "Invalid UTF-8"
-"""How uvicorn's only error begins that the application has no part in."""
+_IDLE, _READS = "idle", "reads"
 _VERSIONS = ("1.1", "1.0")
 
 
-class Log(logging.LoggerAdapter[logging.Logger]):
-    """What uvicorn's protocols log to: errors of the application are counted, and carry the server's name.
+class Flow(FlowControl):
+    """Reading and writing, of which hourd has its say too."""
 
-    What a client does wrong, or merely does (uvicorn tells of each websocket), is of no interest but for debugging.
-    """
+    is_held = False
+    """Whether nothing more is to be read, whoever asks for it: requests wait that have come already."""
+    resumed = 0
+    """How often the client has read enough for writing to go on."""
 
-    level = logging.INFO
-    """Asked for by uvicorn, which has levels of its own below debug."""
+    def resume_reading(self) -> None:
+        if self.read_paused and not self.is_held:
+            self.read_paused = False
+            self._transport.resume_reading()
 
-    def __init__(self, kind: Asgi) -> None:
-        super().__init__(kind.context.log)
-        self._kind = kind
-
-    def info(self, msg: object, *args: Any, **more: Any) -> None:
-        self.debug(msg, *args, **more)
-
-    def warning(self, msg: object, *args: Any, **more: Any) -> None:
-        self.debug(msg, *args, **more)
-
-    def error(self, msg: object, *args: Any, exc_info: Any = None, **_more: Any) -> None:
-        text = str(msg).strip() % args if args else str(msg).strip()
-        error = exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1]
-        if isinstance(error, asyncio.CancelledError) or _comes_of_the_end(error) or text.startswith(_CLIENTS_FAULT):
-            self.debug(text, exc_info=error)
-        else:
-            self._kind.failed(text, error)
-
-    def exception(self, msg: object, *args: Any, exc_info: Any = True, **more: Any) -> None:
-        self.error(msg, *args, exc_info=exc_info, **more)
+    def resume_writing(self) -> None:
+        self.resumed += 1
+        super().resume_writing()
 
 
-def _comes_of_the_end(error: BaseException | None) -> bool:
-    """Tell whether an exception is what became of having sent to a client that is gone, or was told to go."""
-    while error is not None and not isinstance(error, ClientDisconnected):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
-class Connection(HttpToolsProtocol):
+class Connection(Refusing):
     """An HTTP connection."""
+
+    flow: Flow
 
     # CPython shares the keys of instances that have up to 30 attributes, of which uvicorn takes 28. Slots do not count.
     __slots__ = (
         MARK,
+        "_access_log",
         "_body_max_size",
         "_in_pieces",
+        "_keeps_alive",
         "_kind",
         "_line_max_size",
         "_max_headers",
         "_may_be_large",
         "_options",
         "_part_of",
+        "_prepare",
         "_progress",
-        "_refused",
         "_stalled",
+        "_trailers",
         "served_at",
+        "unfed",
     )
 
     def __init__(self, kind: Asgi) -> None:
@@ -95,31 +80,37 @@ class Connection(HttpToolsProtocol):
         self.logger = kind.log  # type: ignore[assignment]
         setattr(self, MARK, kind)
         self._kind = kind
+        self._access_log = kind.access_log
+        self._prepare = kind.prepare
         self._options = options = kind.context.options
         self._line_max_size: int = options.line_max_size
+        self._keeps_alive: bool = options.keepalive_timeout > 0
         self._max_headers: int = options.max_headers
         self._body_max_size: int | None = options.client_max_size
-        self._refused = False
+        self._trailers: list[tuple[bytes, bytes]] = []
         # Whether it is being fed with so much that a line may be in it which is too long.
         self._in_pieces = False
         # Whether the next head is to be measured.
         self._may_be_large = self._body_max_size is not None
-        # The scope of the request whose head comes in pieces; how much is known of that one: headers, and bytes of
-        # its URL; and bytes that have come since there was progress.
+        # What comes in pieces; how much is known of it; and bytes that have come since there was progress.
         self._part_of: object = None
         self._progress = 0, 0
         self._stalled = 0
+        self.unfed = b""
+        """What has come and waits until the requests before it are answered."""
         self.served_at = -math.inf
         """When its last response ended, by the event loop's clock."""
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether a request's head has come in part."""
-        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow = Flow(transport)
 
     # --- what comes -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        if self.unfed:
+            self.unfed += data
+            return
         if len(data) > self._line_max_size:
             self._feed_in_pieces(data)
             return
@@ -127,35 +118,73 @@ class Connection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            self._blame(error)
             self.refuse(http.HTTPStatus.BAD_REQUEST)
         else:
             cycle = self.cycle
             if cycle is None or cycle.scope is not self.scope:
                 self._check_part_of_head(len(data))
+            elif cycle.more_body:
+                self._check_progress(cycle, (getattr(cycle, "size", 0), len(self.headers)), len(data))
 
     def _feed_in_pieces(self, data: bytes) -> None:
         self._in_pieces = self._may_be_large = True
         size = self._line_max_size
         for start in range(0, len(data), size):
-            if self._refused or self.transport.is_closing() or self not in self.connections:
+            if self.refused or self.transport.is_closing() or self not in self.connections:
                 break  # or it has become a websocket
+            if self.pipeline:
+                self._hold(data[start:])
+                break
             self.data_received(data[start : start + size])
         self._in_pieces, self._may_be_large = False, self.is_asking or self._body_max_size is not None
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what is not to be looked at before the requests that wait are answered."""
+        self.unfed = data
+        self.flow.pause_reading()
+        self.flow.is_held = True
+
+    def _feed_rest(self) -> None:
+        data, self.unfed = self.unfed, b""
+        self.flow.is_held = False
+        if not self.transport.is_closing():
+            request_id.begin()
+            self.data_received(data)
+            self.flow.resume_reading()
 
     def _check_part_of_head(self, size: int) -> None:
         if self.scope is None:
             return  # empty lines
         self._may_be_large = True
-        if self._part_of is not self.scope:
-            self._part_of, self._progress, self._stalled = self.scope, (0, 0), 0
-        progress = len(self.headers), len(self.url)
-        self._stalled = self._stalled + size if progress == self._progress else 0
-        self._progress = progress
         if len(self.url) > self._line_max_size:
             self.refuse(http.HTTPStatus.REQUEST_URI_TOO_LONG)
-        elif self._stalled > self._line_max_size or len(self.headers) > self._max_headers:
+        else:
+            self._check_progress(self.scope, (len(self.url), len(self.headers)), size)
+
+    def _check_progress(self, part_of: object, progress: tuple[int, int], size: int) -> None:
+        """Refuse what goes on and on, in a head or, as a chunk's extension or as trailers, in a body.
+
+        Args:
+            part_of: what it is.
+            progress: how much is known of it; headers, or trailers, last.
+            size: how many bytes have come.
+        """
+        if self._part_of is not part_of:
+            self._part_of, self._progress, self._stalled = part_of, (0, 0), 0
+        self._stalled = self._stalled + size if progress == self._progress else 0
+        self._progress = progress
+        if self._stalled > self._line_max_size or progress[1] > self._max_headers:
             self.refuse(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _blame(self, error: httptools.HttpParserError) -> None:
+        """Tell of what went wrong in here, and not in what the client has sent."""
+        cause = error.__context__
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+            cause, UnicodeDecodeError | httptools.HttpParserInvalidURLError
+        ):
+            self._kind.failed("cannot take a request", cause or error)
 
     def _upgrade(self, rest: bytes) -> None:
         if self._should_upgrade():
@@ -172,7 +201,20 @@ class Connection(HttpToolsProtocol):
         elif rest:  # to nothing that is known here: served as if it had not asked, and so is what follows
             self.data_received(rest)
 
+    def on_headers_complete(self) -> None:
+        if self.refused:
+            return  # it came in one piece with what was refused
+        HttpToolsProtocol.on_headers_complete(self)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            # Trailers are no headers: they have passed no proxy's rules, nor those in here.
+            self.headers = self._trailers
+            if self._trailers:
+                self._trailers.clear()
+
     def on_body(self, body: bytes) -> None:
+        if self.refused:
+            return
         super().on_body(body)
         cycle = self.cycle
         if cycle is not None:
@@ -184,11 +226,18 @@ class Connection(HttpToolsProtocol):
         """Go on with the next request, without uvicorn's timer for the time until it comes: ``owes`` says when."""
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            # Not in the context of the request before.
+            contextvars.copy_context().run(self._serve_next)
+        elif self.unfed:
+            self.loop.call_soon(self._feed_rest)
         else:
             self.served_at = self.loop.time()
+            self.flow.resume_reading()
+
+    def _serve_next(self) -> None:
+        request_id.begin()
+        self._start_asgi_task(*self.pipeline.pop())
 
     # --- what is done about it --------------------------------------------------------------------
 
@@ -204,15 +253,17 @@ class Connection(HttpToolsProtocol):
         ):
             pass  # the shortest way to know that nothing can be wrong
         elif app is self.app and (status := self._find_fault(scope)) is not None:
-            self._refused = True
-            app = self._refusal(status)
-            self._linger(cycle)
+            self.refused = status
+            app = self.make_refusal(status)
+            self.linger(cycle)
+        if not self._keeps_alive:
+            cycle.keep_alive = False
+        box = None if self._prepare is None else self._prepare(scope)
         if scope.get("http_version") == "1.0":
             cycle.__class__ = ToTheEnd
         self._kind.requests += 1
-        task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        log = self._access_log
+        self.run(cycle.run_asgi(app) if log is None else asgi_around.run_logged(log, self, cycle, app, fields, box))
 
     def _find_fault(self, scope: dict[str, Any]) -> http.HTTPStatus | None:
         """Return why a request cannot be served whose head is complete."""
@@ -240,112 +291,28 @@ class Connection(HttpToolsProtocol):
             return http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
         return None
 
-    def refuse(self, status: http.HTTPStatus) -> None:
-        """Answer what is refused, after what is being answered, and end the connection.
-
-        Args:
-            status: of the answer.
-        """
-        if self._refused or self.transport.is_closing():
-            return
-        self._refused = True
-        self.logger.debug("refused a request: %d %s", status, status.phrase)
-        cycle = self.cycle
-        self._linger(cycle)
-        self.__class__ = _DEAF.get(type(self)) or _deaf(type(self))
-        self.transport.set_protocol(self)  # uvloop keeps the methods that a protocol had
-        if cycle is None or self.is_asking:
-            self._answer(status, at_once=cycle is None or cycle.response_complete)
-        elif cycle.response_complete:
-            self.transport.close()  # the body of a request that was answered before it was there
-        elif self.pipeline and self.pipeline[0][0] is cycle:
-            self.pipeline.popleft()
-            self._answer(status, at_once=False)
-        elif cycle.response_started:
-            self.transport.cut()  # type: ignore[attr-defined]
-        else:
-            # The application is told that nobody is there any more, and what it says from now on is dropped.
-            cycle.disconnected = True
-            cycle.message_event.set()
-            self._answer(status, at_once=True)
-
-    def _answer(self, status: http.HTTPStatus, *, at_once: bool) -> None:
-        cycle = RequestResponseCycle(
-            scope={"type": "http", "method": "GET", "headers": []},  # type: ignore[typeddict-item]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=_nothing,
-        )
-        if at_once:
-            self._start_asgi_task(cycle, self._refusal(status))
-        else:
-            self.pipeline.appendleft((cycle, self._refusal(status)))
-
-    def _refusal(self, status: http.HTTPStatus) -> Any:
-        """Return the application that refuses."""
-        body = f"{status.value} {status.phrase}\n".encode()
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-
-        async def refuse(_scope: Any, _receive: Any, send: Any) -> None:
-            await send({"type": "http.response.start", "status": status.value, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-
-        return refuse
-
-    def _linger(self, cycle: RequestResponseCycle | None) -> None:
-        """Have the connection end in stages, so that the client can read the answer while it still talks."""
-        if not isinstance(self.transport, Lingering):
-            self.transport = Lingering(self.transport, drop=self._ignore_the_rest)  # type: ignore[assignment]
-        for each in (cycle, *(queued for queued, _ in self.pipeline)):
-            if each is not None:
-                each.transport = self.transport
-
-    def _ignore_the_rest(self) -> None:
-        self.__class__ = _DEAF.get(type(self)) or _deaf(type(self))
-        self.transport.set_protocol(self)
-
     # --- how long it may take ---------------------------------------------------------------------
 
     def owes(self) -> Debt | None:
         """Tell what the client owes, if it is its turn."""
-        cycle = self.cycle
+        cycle, options = self.cycle, self._options
+        if self.flow.write_paused:
+            progress = self.flow.resumed, self.transport.get_write_buffer_size()
+            return Debt((_READS, progress), options.send_timeout or math.inf, self.transport.abort)
         if self.is_asking:
-            return Debt(id(self.scope), self._options.head_timeout or math.inf, self._time_out)
+            return Debt((id(self.scope), self.served_at), options.head_timeout or math.inf, self._time_out)
         if cycle is None or cycle.response_complete:
-            return Debt((_IDLE, self.served_at), self._options.keepalive_timeout, self.transport.close)
+            return Debt((_IDLE, self.served_at), options.keepalive_timeout, self._close_idle)
         if cycle.more_body and not (cycle.response_started or cycle.waiting_for_100_continue or self.flow.read_paused):
             size = getattr(cycle, "size", 0)
-            return Debt((id(cycle), size), self._options.body_timeout or math.inf, self._time_out)
+            return Debt((id(cycle), self.served_at, size), options.body_timeout or math.inf, self._time_out)
         return None
+
+    def _close_idle(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # to close would be to wait until it is read
+        else:
+            self.transport.close()
 
     def _time_out(self) -> None:
         self.refuse(http.HTTPStatus.REQUEST_TIMEOUT)
-
-
-_DEAF: dict[type[Connection], type[Connection]] = {}
-
-
-def _deaf(original: type[Connection]) -> type[Connection]:
-    class Deaf(original):  # type: ignore[valid-type, misc]
-        """A connection that is not listened to any more."""
-
-        def data_received(self, data: bytes) -> None:
-            pass
-
-    _DEAF[original] = _DEAF[Deaf] = Deaf
-    return Deaf
-
-
-def _nothing() -> None:
-    """Nothing follows a refusal."""

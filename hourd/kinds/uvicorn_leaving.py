@@ -56,7 +56,7 @@ class LastConnection(Connection):
 
     def more_has_arrived(self, cycle: RequestResponseCycle) -> bool:
         """Tell whether a further request is here, or a part of it: parsed, or in the kernel's buffer."""
-        if self.scope is not cycle.scope:
+        if self.unfed or self.scope is not cycle.scope:
             return True
         return not self.transport.left and kernel.has_unread(self.transport.get_extra_info("socket"))
 
@@ -101,7 +101,7 @@ class UvicornLeaving(Leaving):
     @property
     def is_waiting(self) -> bool:
         cycle = self._connection.cycle
-        return cycle is None or (cycle.response_complete and not self._connection.pipeline)
+        return cycle is None or (cycle.response_complete and not (self._connection.pipeline or self._connection.unfed))
 
     @property
     def has_asked(self) -> bool:

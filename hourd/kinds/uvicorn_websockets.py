@@ -10,7 +10,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 from websockets.protocol import State
 
-from . import leaving
+from . import asgi_around, leaving
 from .blame import MARK
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Websocket(WebSocketsSansIOProtocol):
         self.logger = self.conn.logger = kind.log  # type: ignore[assignment]
         setattr(self, MARK, kind)
         kind.requests += 1
-        self.app = functools.partial(self._serve, self.app)
+        app = asgi_around.around_websocket(self.app, kind.prepare, kind.access_log)
+        self.app = functools.partial(self._serve, app)
         if kind.is_leaving:
             self.__class__ = LastWebsocket
 
