@@ -142,8 +142,15 @@ def test_hourd_takes_it(tmp_path):
     assert (tmp_path / "hourd.yaml").stat().st_mode & 0o777 == 0o600
     again = hourd("import", "gunicorn", "conf.py", "--output", "hourd.yaml", folder=tmp_path)
     assert (again.returncode, again.stderr.splitlines()[-1]) == (1, "hourd.yaml exists; --force overwrites it")
-    again = hourd("import", "gunicorn", "conf.py", "other:app", "--output", "hourd.yaml", "--force", folder=tmp_path)
-    assert again.returncode == 0
+    (tmp_path / "hourd.yaml").chmod(0o644)
+    with (tmp_path / "hourd.yaml").open() as before:
+        again = hourd(
+            "import", "gunicorn", "conf.py", "other:app", "--output", "hourd.yaml", "--force", folder=tmp_path
+        )
+        assert again.returncode == 0
+        assert "app: hello.web:app" in before.read()  # who has the old file open reads nothing new in it
+    assert (tmp_path / "hourd.yaml").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.py", "hourd.yaml"]
     assert "app: other:app" in (tmp_path / "hourd.yaml").read_text()
 
 
