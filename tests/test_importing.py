@@ -442,3 +442,30 @@ def test_the_container_is_named_as_its_start_script_has_it(tmp_path):
     server = yaml.safe_load(done.stdout)["pools"]["main"]["servers"]["main"]
     assert (server["app"], server["options"]["config"]) == ("hello.app:Daemon", {"secret": "a$${b}"})
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ports: {8022: ssh}", "the key 8022"),
+        ("a: [{since: 2020-01-01}]", "a value of type date"),
+        ("a: .inf", "a number that is not finite"),
+        (f"a: {2**63}", "a number of more than 64 bits"),
+        ('a: "\\0"', "a text that has a NUL character"),
+        ("a: !!binary aGk=", "a value of type bytes"),
+        ("a: &a [*a]", "what contains itself"),
+        (f"{{a: [1, 1.5, yes, ~, '2020-01-01', {2**63 - 1}], b: {{'1': c}}}}", None),
+    ],
+)
+def test_what_settings_cannot_hold_stays_in_main_yaml(text, why, tmp_path):
+    (tmp_path / "gunicorn_conf.py").touch()
+    (tmp_path / "main.yaml").write_text(text)
+    draft = importing.convert(str(tmp_path), "a:b")
+    config = yaml.safe_load(draft.to_yaml())["pools"]["main"]["servers"]["main"]["options"]["config"]
+    if why is None:
+        assert (config, draft.notes) == (yaml.safe_load(text), [])
+    else:
+        assert config == f"{tmp_path}/main.yaml"
+        assert draft.notes == [
+            f"config: {config} has {why}, which hourd's settings cannot hold; the container reads that file"
+        ]
