@@ -45,7 +45,7 @@ class Generations:
     def configure(self, generation: int) -> events.Event:
         """Read the configuration and take its addresses; all or nothing."""
         try:
-            settings = self._read_again() if self.all else self.committed
+            settings = self._read() if self.all else self.committed
             self._listeners.prepare(settings)
         except errors.HourdError as error:
             return events.Misconfigured(generation, str(error), error.exit_code)
@@ -56,6 +56,21 @@ class Generations:
             return events.Misconfigured(generation, str(error), error.exit_code)
         self.all = {**self.all, generation: settings}
         return events.Configured(generation, plans)
+
+    def _read(self) -> Settings:
+        """Read the configuration again.
+
+        Raises:
+            errors.HourdError: there are mistakes; or one of ours, which is no reason to end who serves.
+        """
+        try:
+            return self._read_again()
+        except errors.HourdError:
+            raise
+        except Exception as error:
+            _logger.exception("the configuration could not be read")
+            why = f"the configuration could not be read: {type(error).__name__}"
+            raise errors.HourdError(f"{why}; that is a bug of hourd, and its traceback is in the log") from error
 
     def _plan(self, settings: Settings, generation: int) -> Iterator[events.Plan]:
         """Yield the plan of each pool. Every slot that may be wanted is bound: what the load wants is then there.

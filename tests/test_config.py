@@ -351,6 +351,24 @@ TABLE = [
         server(f"options: {{a: [{2**64}]}}", "'a:b'"),
         (f"{SERVER}options.a[0]: '{2**64}' is too large; a number has at most 64 bits"),
     ),
+    # What was broken before the options are read is one mistake, however deep in them it is.
+    (
+        server("options: {config: {deep: [{password: '${UNSET}'}]}}", "container"),
+        (
+            f"{SERVER}options.config.deep[0].password: the environment variable UNSET is not set; "
+            "${UNSET:-default} gives a default"
+        ),
+    ),
+    (
+        server("options: {cfg: {a: !!binary aGk=}}", "container"),
+        f"{SERVER}options.cfg.a: the tag tag:yaml.org,2002:binary is unknown; leave it out",
+    ),
+    (server('options: {config: {a: ["\\0"]}}', "container"), f"{SERVER}options.config.a[0]: has a NUL character"),
+    (
+        server("options: {keepalive_timeout: '${UNSET}'}"),
+        f"{SERVER}options.keepalive_timeout: the environment variable UNSET is not set; ${{UNSET:-default}} gives a default",
+    ),
+    (server("options: !x {}"), f"{SERVER}options: the tag !x is unknown; leave it out"),
     (
         server("grace: 1s", "ssh"),
         ("hourd.yaml:4: pools.web.servers.http.options.host_keys: is missing; expected text, or a list of such"),

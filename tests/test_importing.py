@@ -17,12 +17,20 @@ from hourd import errors, kinds
 from hourd.importing import api_hour as importing
 from hourd.importing import gunicorn, logging_ini
 from hourd.importing.draft import Draft
-from hourd.importing.without import WITHOUT
+from hourd.importing.without import ON_BY_DEFAULT, WITHOUT
 
 from .daemon import PROGRAM, Daemon
 from .test_examples import get, shell
 
 EXAMPLES = Path(__file__).parents[1] / "contrib/examples/api_hour"
+LOCAL = {"trusted_proxies": ["127.0.0.1", "::1"], "forwarded_headers": ["x-forwarded-proto"]}
+"""Whom Gunicorn believes by default, and what."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_in_the_environment(monkeypatch):
+    for name in ("PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def hourd(*arguments, folder, **environment):
@@ -60,6 +68,10 @@ def test_no_setting_of_gunicorn_is_forgotten():
     config = importlib.import_module("gunicorn.config")
     assert set(gunicorn.NAMES) == {setting.name for setting in config.KNOWN_SETTINGS}
     assert not set(gunicorn.RULES) & set(WITHOUT)
+    defaults = {setting.name: setting.default for setting in config.KNOWN_SETTINGS if setting.name in WITHOUT}
+    truthy = {name for name, default in defaults.items() if default and not callable(default)}
+    # None of sendfile is true; and what is called config is another variable than the path of the file that it is in.
+    assert truthy - {"config"} | {"sendfile"} == ON_BY_DEFAULT
 
 
 def test_every_setting_without_a_counterpart_is_named_with_its_reason(tmp_path):
@@ -72,9 +84,120 @@ def test_every_setting_without_a_counterpart_is_named_with_its_reason(tmp_path):
     assert notes == [f"conf.py:{lines[name]}: {name}: {why}" for name, why in WITHOUT.items()]
 
 
+def test_what_is_off_is_named_if_gunicorn_has_it_on(tmp_path):
+    conf = "suppress_ragged_eofs = False\nsecure_scheme_headers = {}\nsendfile = False\ndirty_timeout = 0\n"
+    _, _, notes = imported(tmp_path, conf + "reload = False\nsyslog = 0\ndirty_apps = []\nforwarder_headers = None\n")
+    assert [note.split(": ")[:2] for note in notes] == [
+        ["conf.py:3", "sendfile"],
+        ["conf.py:2", "secure_scheme_headers"],
+        ["conf.py:1", "suppress_ragged_eofs"],
+        ["conf.py:4", "dirty_timeout"],
+    ]
+
+
+def test_settings_with_one_rule_are_told_of_once(tmp_path):
+    conf = "keyfile = 'k'\nca_certs = 'c'\nciphers = 'x'\nlimit_request_line = 0\nlimit_request_field_size = 100\n"
+    _, _, notes = imported(tmp_path, conf)
+    assert notes == [
+        "conf.py:4: limit_request_line: 0 is without a limit, which hourd does not know",
+        *(f"conf.py:{line}: {name}: without certfile there is no TLS" for line, name in enumerate(("keyfile", "ca_certs", "ciphers"), 1)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("app", "wanted", "noted"),
+    [
+        ("hello.web", "hello.web:application", False),
+        ("hello.web:create_app()", "hello.web:create_app", False),
+        ("hello.web:create_app( )", "hello.web:create_app", False),
+        ("hello.web:create_app('x')", "hello.web:create_app", True),
+    ],
+)
+def test_the_application_is_the_one_that_gunicorn_takes(app, wanted, noted, tmp_path):
+    server, _, notes = imported(tmp_path, "worker_class = 'uvicorn.workers.UvicornWorker'\n", app)
+    assert server["app"] == wanted
+    assert [note.partition(" is called with arguments")[0] for note in notes] == ["app: create_app('x')"] * noted
+
+
+@pytest.mark.parametrize(
+    ("computed", "workers", "told"),
+    [
+        ("from multiprocessing import cpu_count\nworkers = cpu_count() * 2 + 1", "auto", "as auto is"),
+        ("import multiprocessing as mp\nworkers = mp.cpu_count()", "auto", "as auto is"),
+        ("import os\nn = len(os.sched_getaffinity(0))\nworkers = str(max(2, n - 1))", "auto", "as auto is"),
+        ("import os\nworkers = 1 if os.cpu_count() < 1000 else 3", 1, "with the CPUs of this machine"),
+        ("import os\nworkers = os.cpu_count() * 0 + 5\nopen('once', 'x')", 5, "with the CPUs of this machine"),
+        ("import os\nworkers = min(os.cpu_count(), 1)", 1, None),
+        ("import os\nthreads = os.cpu_count() + 2", 1, "was computed of the CPUs of this machine"),
+    ],
+)
+def test_what_was_computed_of_the_cpus(computed, workers, told, tmp_path):
+    _, whole, notes = imported(tmp_path, computed)
+    assert whole["pools"]["main"]["workers"] == workers
+    assert len(notes) == (told is not None)
+    assert (told or "") in "".join(notes)
+
+
+def test_what_gunicorn_takes_from_the_environment(tmp_path, monkeypatch):
+    for name, value in {"PORT": "5000", "WEB_CONCURRENCY": "7", "FORWARDED_ALLOW_IPS": "10.0.0.1, ::1"}.items():
+        monkeypatch.setenv(name, value)
+    server, whole, notes = imported(tmp_path, "")
+    assert (server["bind"], whole["pools"]["main"]["workers"]) == ("0.0.0.0:5000", 7)
+    assert server["options"]["trusted_proxies"] == ["10.0.0.1", "::1"]
+    assert [note.partition(" comes from ")[::2] for note in notes] == [
+        (f"conf.py: {name}:", f"{variable} in the environment; ${{{variable}}} in its place is read at each start")
+        for name, variable in (("bind", "PORT"), ("workers", "WEB_CONCURRENCY"), ("forwarded_allow_ips", "FORWARDED_ALLOW_IPS"))
+    ]  # fmt: skip
+    server, whole, notes = imported(tmp_path, "bind = ':80'\nworkers = 2\nforwarded_allow_ips = ''\n")
+    assert (server["bind"], whole["pools"]["main"]["workers"], server["options"]) == ("0.0.0.0:80", 2, {"threads": 1})
+    assert not notes
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    with pytest.raises(errors.ConfigError, match="WEB_CONCURRENCY: expected a whole number, got 'many'"):
+        imported(tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    ("conf", "trusted", "headers", "told"),
+    [
+        # Gunicorn's own workers take the scheme of whom they trust, and never the client.
+        ("forwarded_allow_ips = '10.0.0.0/8'", ["10.0.0.0/8"], ["x-forwarded-proto"], None),
+        ("worker_class = 'asgi'", ["127.0.0.1", "::1"], ["x-forwarded-proto"], None),
+        ("bind = ['unix:/x', ':80']", ["127.0.0.1", "::1", "unix"], ["x-forwarded-proto"], None),
+        ("bind = 'unix:/x'\nforwarded_allow_ips = '*'", ["unix"], ["x-forwarded-proto"], None),
+        ("bind = 'fd://3'", ["127.0.0.1", "::1", "unix"], ["x-forwarded-proto"], None),
+        ("forwarded_allow_ips = '*'", ["0.0.0.0/0", "::/0", "unix"], ["x-forwarded-proto"],
+         "* TRUSTS EVERYBODY: whoever connects says by which scheme"),
+        # Uvicorn's take both.
+        ("worker_class = 'uvicorn.workers.UvicornWorker'", ["127.0.0.1", "::1"], None, None),
+        ("worker_class = 'uvicorn.workers.UvicornWorker'\nforwarded_allow_ips = '*'", ["0.0.0.0/0", "::/0", "unix"], None,
+         "* TRUSTS EVERYBODY: whoever connects says where a request comes from"),
+        # aiohttp's take nothing.
+        ("worker_class = 'aiohttp.GunicornWebWorker'", None, None, None),
+        ("worker_class = 'aiohttp.GunicornWebWorker'\nforwarded_allow_ips = '*'", None, None, "do not read it"),
+        ("proxy_protocol = True", ["127.0.0.1", "::1"], ["x-forwarded-proto"], "one of trusted_proxies"),
+    ],
+)  # fmt: skip
+def test_who_is_believed_what(conf, trusted, headers, told, tmp_path):
+    server, _, notes = imported(tmp_path, conf)
+    options = server.get("options", {})
+    assert (options.get("trusted_proxies"), options.get("forwarded_headers")) == (trusted, headers)
+    assert bool(notes) == (told is not None)
+    assert (told or "") in "".join(notes)
+
+
+def test_a_socket_at_a_relative_path_is_made_absolute(tmp_path):
+    server, whole, notes = imported(tmp_path, "bind = 'unix:app.sock'\n")
+    assert server["bind"] == f"unix:{tmp_path}/app.sock"
+    assert notes[0].startswith("conf.py:1: bind: unix:app.sock starts at Gunicorn's directory")
+    accepted(tmp_path, yaml.safe_dump(whole))
+    server, _, _ = imported(tmp_path, "bind = ['unix://app.sock']\nchdir = '/opt'\n")
+    assert server["bind"] == "unix:/opt/app.sock"
+
+
 def test_defaults_of_gunicorn_are_written_where_hourd_has_others(tmp_path):
     server, whole, notes = imported(tmp_path, "")
-    assert server == {"kind": "wsgi", "app": "hello.web:app", "bind": "127.0.0.1:8000", "options": {"threads": 1}}
+    options = {"threads": 1, **LOCAL}
+    assert server == {"kind": "wsgi", "app": "hello.web:app", "bind": "127.0.0.1:8000", "options": options}
     assert whole == {"name": "hello.web", "pools": {"main": {"workers": 1, "servers": {"main": server}}}}
     assert not notes
 
@@ -93,7 +216,7 @@ max_requests = 1000
 max_requests_jitter = 250
 preload_app = True
 umask = 0o007
-raw_env = ["A=1", "B=x=${y}"]
+raw_env = ["A=1", "B=x=${y},2"]
 pythonpath = "/opt/a,/opt/b"
 loglevel = "WARNING"
 pidfile = "/tmp/hello.pid"
@@ -127,7 +250,7 @@ def test_what_there_is_in_hourd_too(tmp_path):
         "user": "nobody",
         "group": "nogroup",
         "pid_file": "/tmp/hello.pid",
-        "environment": {"A": "1", "B": "x=$${y}", "PYTHONPATH": "/opt/a:/opt/b"},
+        "environment": {"A": "1", "B": "x=$${y},2", "PYTHONPATH": "/opt/a:/opt/b"},
         "log": {"level": "warning"},
     }
     assert [note.split(": ")[1] for note in notes] == ["workers", "backlog", "limit_request_line", "umask"]
@@ -142,8 +265,15 @@ def test_hourd_takes_it(tmp_path):
     assert (tmp_path / "hourd.yaml").stat().st_mode & 0o777 == 0o600
     again = hourd("import", "gunicorn", "conf.py", "--output", "hourd.yaml", folder=tmp_path)
     assert (again.returncode, again.stderr.splitlines()[-1]) == (1, "hourd.yaml exists; --force overwrites it")
-    again = hourd("import", "gunicorn", "conf.py", "other:app", "--output", "hourd.yaml", "--force", folder=tmp_path)
-    assert again.returncode == 0
+    (tmp_path / "hourd.yaml").chmod(0o644)
+    with (tmp_path / "hourd.yaml").open() as before:
+        again = hourd(
+            "import", "gunicorn", "conf.py", "other:app", "--output", "hourd.yaml", "--force", folder=tmp_path
+        )
+        assert again.returncode == 0
+        assert "app: hello.web:app" in before.read()  # who has the old file open reads nothing new in it
+    assert (tmp_path / "hourd.yaml").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.py", "hourd.yaml"]
     assert "app: other:app" in (tmp_path / "hourd.yaml").read_text()
 
 
@@ -183,9 +313,10 @@ def test_web_applications(worker_class, kind, more, tmp_path):
     assert server["options"] == {
         "access_log": "combined",
         "access_log_file": "/tmp/access.log",
-        "trusted_proxies": ["10.0.0.0/8", "127.0.0.1"],
         "line_max_size": "16KiB",
         "max_headers": 50,
+        **({} if kind == "aiohttp" else {"trusted_proxies": ["10.0.0.0/8", "127.0.0.1"]}),
+        **({"forwarded_headers": ["x-forwarded-proto"]} if kind == "wsgi" else {}),
         **more,
     }
     assert whole["pools"]["main"]["loop"] == "asyncio"
@@ -219,6 +350,12 @@ def test_tls_and_the_proxy_protocol(tmp_path):
             "conf.py:1: workers: expected a whole number, got 'many'\nconf.py:3: timeout:",
         ),
         ("workers = 1\nbind = 8000\n", "conf.py:2: bind: expected text or a list of texts, got 8000"),
+        ("workers = float('inf')\n", "conf.py:1: workers: expected a whole number, got inf"),
+        ("logconfig_dict = 'x'\n", "conf.py:1: logconfig_dict: expected a mapping, got 'x'"),
+        (
+            "x = []\nx.append(x)\nraw_env = x\n",
+            "conf.py:3: raw_env: expected a list of texts NAME=VALUE, got a list that cannot be written down",
+        ),
         ("workers = 1\nraise RuntimeError('on purpose')\n", "conf.py:2: RuntimeError: on purpose"),
         ("workers = = 1\n", "conf.py:1: SyntaxError: invalid syntax"),
         ("def f():\n    import nowhere\nf()\n", "conf.py:2: ModuleNotFoundError: No module named 'nowhere'"),
@@ -435,3 +572,30 @@ def test_the_container_is_named_as_its_start_script_has_it(tmp_path):
     server = yaml.safe_load(done.stdout)["pools"]["main"]["servers"]["main"]
     assert (server["app"], server["options"]["config"]) == ("hello.app:Daemon", {"secret": "a$${b}"})
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("ports: {8022: ssh}", "the key 8022"),
+        ("a: [{since: 2020-01-01}]", "a value of type date"),
+        ("a: .inf", "a number that is not finite"),
+        (f"a: {2**63}", "a number of more than 64 bits"),
+        ('a: "\\0"', "a text that has a NUL character"),
+        ("a: !!binary aGk=", "a value of type bytes"),
+        ("a: &a [*a]", "what contains itself"),
+        (f"{{a: [1, 1.5, yes, ~, '2020-01-01', {2**63 - 1}], b: {{'1': c}}}}", None),
+    ],
+)
+def test_what_settings_cannot_hold_stays_in_main_yaml(text, why, tmp_path):
+    (tmp_path / "gunicorn_conf.py").touch()
+    (tmp_path / "main.yaml").write_text(text)
+    draft = importing.convert(str(tmp_path), "a:b")
+    config = yaml.safe_load(draft.to_yaml())["pools"]["main"]["servers"]["main"]["options"]["config"]
+    if why is None:
+        assert (config, draft.notes) == (yaml.safe_load(text), [])
+    else:
+        assert config == f"{tmp_path}/main.yaml"
+        assert draft.notes == [
+            f"config: {config} has {why}, which hourd's settings cannot hold; the container reads that file"
+        ]

@@ -179,6 +179,21 @@ def test_each_form_of_make_servers_is_called_once_and_serves(app, calls, loop, t
         asyncio.run(talk())
 
 
+def test_what_is_broken_in_its_config_is_a_refused_reload():
+    with Daemon(config("Plain"), FILES) as daemon:
+        daemon.allow("reload refused, nothing was changed: .*NOT_SET is not set")
+        daemon.expect("READY=1")
+        workers, (address,) = daemon.workers(), daemon.addresses()
+        daemon.configure(config("Plain", server={"options": {"config": {"password": "${NOT_SET}"}}}))
+        answer = daemon.reload()
+        assert not answer.ok
+        assert answer.error.endswith(
+            "options.config.password: the environment variable NOT_SET is not set; ${NOT_SET:-default} gives a default"
+        )
+        assert daemon.workers() == workers
+        assert int(asyncio.run(get(address))) in workers
+
+
 @pytest.mark.parametrize(
     ("app", "loop"), [("Handlers", "uvloop"), ("Several", "asyncio"), ("Own", "uvloop"), ("Own", "asyncio")]
 )

@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 
+from hourd import config, events
+from hourd.config import Overrides
+from hourd.generations import Generations
+from hourd.inherited import Inherited
+from hourd.listeners import Listeners
+from hourd.systemd import Manager
+
 from .around import AT_GATE, BROKEN, GATE, Gate
 from .daemon import ECHO, Daemon, connect, pool, talk
 from .witness import Fresh
@@ -94,6 +101,21 @@ def test_a_wrong_configuration_changes_nothing():
             daemon.configure(good)
             daemon.expect("RELOADING=1", "READY=1")  # systemctl reload waits for both
         assert daemon.reload().ok
+
+
+def test_a_bug_while_the_configuration_is_read_changes_nothing(caplog):
+    def read_again():
+        raise ZeroDivisionError("on purpose")
+
+    settings = config.from_app("app:serve", environ={}, overrides=Overrides(bind=("127.0.0.1:0",))).settings
+    generations = Generations(settings, read_again, Listeners(Manager({}), Inherited()))
+    generations.all = {1: settings}
+    refused = generations.configure(2)
+    assert isinstance(refused, events.Misconfigured)
+    assert refused.reason.startswith("the configuration could not be read: ZeroDivisionError; that is a bug of hourd")
+    assert (refused.generation, refused.exit_code, dict(generations.all)) == (2, 70, {1: settings})
+    assert "Traceback" in caplog.text
+    assert "on purpose" in caplog.text
 
 
 def test_a_taken_address_changes_nothing():

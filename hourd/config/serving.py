@@ -129,7 +129,15 @@ def _options(reader: Reader, node: Node, type_: type[Struct] | None, key: str) -
         wanted: inspect.Type = inspect.DictType(inspect.StrType(), inspect.AnyType())
         return reader.read(node, wanted, key)
     value = reader.read(node, inspect.type_info(type_), key)
-    return value if len(reader.mistakes) > before else _complete(reader, node, value, type_, key)
+    # The mistake of a value that was broken before, such as an unset variable, was noted before too.
+    wrong = len(reader.mistakes) > before or _has_invalid(value)
+    return value if wrong else _complete(reader, node, value, type_, key)
+
+
+def _has_invalid(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_invalid, value.values() if isinstance(value, dict) else value))
+    return value is INVALID
 
 
 def _complete(reader: Reader, node: Node, value: Any, type_: type[Struct], key: str) -> Any:

@@ -6,18 +6,22 @@ in ``main.yaml`` the container's ``config``.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from .. import errors
+from ..config.tree import unfit
 from . import execution, gunicorn, logging_ini
 from .draft import Draft
 
 _FILES = ("gunicorn_conf.py", "logging.ini", "main.yaml")
 _DEPTH = 4
+_INT_MAX = 2**63 - 1
 _APP = re.compile(r"(?<![\w.])([A-Za-z_]\w*(?:\.\w+)*:[A-Za-z_]\w*)")
 _SERVED_BY_GUNICORN = ("keepalive", "access_log_format")
 """What code of containers reads as ``worker.cfg``."""
@@ -37,8 +41,8 @@ def convert(folder: str, app: str | None) -> Draft:
     draft = Draft(folder)
     conf = execution.read(files["gunicorn_conf.py"], gunicorn.NAMES)
     gunicorn.fill(draft, conf, app or _app(folder, files["gunicorn_conf.py"], draft), kind="container")
-    draft.options = {"config": _config(files["main.yaml"]), **draft.options}
-    if cfg := {name: conf.values[name] for name in _SERVED_BY_GUNICORN if conf.values.get(name) is not None}:
+    draft.options = {"config": _config(files["main.yaml"], draft), **draft.options}
+    if cfg := {name: conf.values[name] for name in _SERVED_BY_GUNICORN if isinstance(conf.values.get(name), int | str)}:
         draft.options["cfg"] = cfg
     if "logging.ini" in files:
         draft.log["config"] = logging_ini.read(files["logging.ini"], draft)
@@ -81,7 +85,8 @@ def _app(folder: str, conf: str, draft: Draft) -> str:
     return f"{name}:Container"
 
 
-def _config(path: str) -> Any:
+def _config(path: str, draft: Draft) -> Any:
+    """Return what is in a file; its path, if settings cannot hold that."""
     try:
         with open(path, encoding="utf-8") as file:
             config = yaml.safe_load(file)
@@ -94,4 +99,34 @@ def _config(path: str) -> Any:
         raise errors.ConfigError(f"{path}: {error}") from None
     if not isinstance(config, dict):
         raise errors.ConfigError(f"{path}: expected a mapping, got {type(config).__name__}")
-    return config
+    try:
+        foreign = next(_foreign(config), None)
+    except RecursionError:
+        foreign = "what contains itself"
+    if foreign is None:
+        return config
+    path = os.path.abspath(path)
+    draft.note("config", f"{path} has {foreign}, which hourd's settings cannot hold; the container reads that file")
+    return path
+
+
+def _foreign(value: Any) -> Iterator[str]:
+    """Yield what hourd would read as something else, or refuse (see ``config.scalars``)."""
+    match value:
+        case dict():
+            yield from (f"the key {name!r}" for name in value if not isinstance(name, str))
+            for each in (*value, *value.values()):
+                yield from _foreign(each)
+        case list():
+            for each in value:
+                yield from _foreign(each)
+        case str() if why := unfit(value):
+            yield f"a text that {why}"
+        case float() if not math.isfinite(value):
+            yield "a number that is not finite"
+        case int() if not -_INT_MAX <= value <= _INT_MAX:
+            yield "a number of more than 64 bits"
+        case None | str() | float() | int():
+            pass
+        case _:
+            yield f"a value of type {type(value).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import click
 
@@ -64,12 +65,35 @@ def _write(draft: Draft, output: str | None, *, force: bool) -> None:
     if output is None:
         click.echo(text, nl=False)
         return
-    flags = os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if force else os.O_EXCL)
     try:
-        # It may hold the passwords of the other configuration.
-        with os.fdopen(os.open(output, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
+        _save(text, output, force=force)
     except FileExistsError:
         raise errors.RefusedError(f"{output} exists; --force overwrites it") from None
     except OSError as error:
         raise errors.from_os(error, f"write {output}") from None
+
+
+def _save(text: str, path: str, *, force: bool) -> None:
+    """Write a file for its owner only: it may hold the passwords of the other configuration.
+
+    Raises:
+        FileExistsError: there is one, and it is not to be overwritten.
+        OSError: it cannot be written.
+    """
+    if not (force and os.path.lexists(path)):
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    elif os.path.exists(path) and not os.path.isfile(path):  # /dev/stdout is to stay what it is
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        # Who may read the old file, or has it open, is not to read the new one.
+        path = os.path.realpath(path)
+        with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), encoding="utf-8", delete=False) as file:
+            try:
+                file.write(text)
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise

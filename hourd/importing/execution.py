@@ -3,6 +3,9 @@
 It is executed, as Gunicorn does: workers are computed of CPUs, addresses come from the environment, and
 whoever has such a file runs it anyway. A process of its own does that, so that nothing of it stays here.
 Where each setting stands is read from the source.
+
+What depends on the number of CPUs cannot be read there: names, helpers and conditions may stand in between. So a file
+that asks for it is executed once more, with more of them.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
 
+MORE_CPUS = 1000
 _PATIENCE = 60.0
 _CALLABLE, _OTHER = "\0callable", "\0other"
 
@@ -28,6 +32,9 @@ class Function:
 
     name: str
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class Other:
@@ -35,13 +42,24 @@ class Other:
 
     text: str
 
+    def __repr__(self) -> str:
+        return self.text
+
 
 class Conf:
     """What a configuration file sets."""
 
-    def __init__(self, path: str, values: dict[str, Any], statements: dict[str, tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        values: dict[str, Any],
+        statements: dict[str, tuple[int, str]],
+        with_more_cpus: Mapping[str, int] | None = None,
+    ) -> None:
         self.path = path
         self.values = values
+        self.with_more_cpus = with_more_cpus or {}
+        """Numbers that depend on the CPUs, as they would be with ``MORE_CPUS`` more of them."""
         self._statements = statements
 
     def where(self, name: str) -> str:
@@ -74,16 +92,42 @@ def read(path: str, names: Iterable[str]) -> Conf:
     if "error" in answer:
         line = f":{answer['line']}" if answer.get("line") else ""
         raise errors.ConfigError(f"{path}{line}: {answer['error']}")
-    return Conf(path, {name: _value(each) for name, each in answer["values"].items()}, _statements(source, wanted))
+    values = {name: _value(each) for name, each in answer["values"].items()}
+    more = _with_more_cpus(path, wanted, values) if answer["counted"] else {}
+    return Conf(path, values, _statements(source, wanted), more)
 
 
-def _execute(path: str, names: set[str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", __name__, path, ",".join(sorted(names))]
+def _with_more_cpus(path: str, names: set[str], values: dict[str, Any]) -> dict[str, int]:
+    """Execute a file again, and return the numbers that are others then."""
+    try:
+        again = _execute(path, names, MORE_CPUS)["values"]
+    except (errors.ConfigError, KeyError):
+        # It takes no second time, or not so many: nobody knows, and workers are what they are mostly counted for.
+        workers = _number(values.get("workers"))
+        return {} if workers is None else {"workers": workers}
+    others = ((name, _number(each)) for name, each in again.items())
+    return {name: number for name, number in others if number is not None and number != _number(values.get(name))}
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _execute(path: str, names: set[str], more_cpus: int = 0) -> dict[str, Any]:
+    command = [sys.executable, "-m", __name__, path, ",".join(sorted(names)), str(more_cpus)]
     # It is to find what this program finds, wherever that is.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=_PATIENCE, check=False
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if more_cpus else None,  # it has said that before
+            timeout=_PATIENCE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise errors.ConfigError(f"{path}: has not ended within {_PATIENCE:g}s") from None
@@ -142,7 +186,34 @@ def _told(value: Any) -> Any:
     return {_OTHER: repr(value)}
 
 
-def _run(path: str, names: Iterable[str]) -> dict[str, Any]:
+def _told_or_not(value: Any) -> Any:
+    try:
+        return _told(value)
+    except Exception:  # noqa: BLE001, it contains itself, or its own code is asked for its text
+        return {_OTHER: f"a {type(value).__name__} that cannot be written down"}
+
+
+def _count_more(more: int) -> Callable[[], bool]:
+    """Have whoever counts the CPUs find more of them; returns what tells whether somebody has counted."""
+    counted: list[bool] = []
+    count, affinity = os.cpu_count, os.sched_getaffinity
+
+    def cpu_count() -> int:
+        counted.append(True)
+        return (count() or 1) + more
+
+    def sched_getaffinity(pid: int, /) -> set[int]:
+        counted.append(True)
+        found = affinity(pid)
+        return found | set(range(max(found) + 1, max(found) + 1 + more))
+
+    # multiprocessing asks os, whenever it is asked.
+    vars(os).update(cpu_count=cpu_count, sched_getaffinity=sched_getaffinity)
+    return lambda: bool(counted)
+
+
+def _run(path: str, names: Iterable[str], more_cpus: int) -> dict[str, Any]:
+    counted = _count_more(more_cpus)
     scope: dict[str, Any] = {"__name__": "__config__", "__file__": path, "__doc__": None, "__package__": None}
     try:
         with open(path, "rb") as file:
@@ -158,14 +229,15 @@ def _run(path: str, names: Iterable[str]) -> dict[str, Any]:
             "error": f"{type(error).__name__}: {getattr(error, 'msg', error)}",
             "line": lines[-1] if lines else None,
         }
-    return {"values": {name: _told(scope[name]) for name in names if name in scope}}
+    values = {name: _told_or_not(scope[name]) for name in names if name in scope}
+    return {"values": values, "counted": counted()}
 
 
 def _main() -> None:
-    path, names = sys.argv[1:]
+    path, names, more_cpus = sys.argv[1:]
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # what the file prints is not the answer
-        json.dump(_run(path, names.split(",")), answer)
+        json.dump(_run(path, names.split(","), int(more_cpus)), answer)
 
 
 if __name__ == "__main__":

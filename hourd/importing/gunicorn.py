@@ -9,7 +9,7 @@ from .. import errors
 from . import execution, running, serving
 from .draft import Draft
 from .execution import Conf, Function
-from .without import WITHOUT
+from .without import ON_BY_DEFAULT, WITHOUT
 from .work import Rule, Work
 
 _KINDS = {
@@ -33,7 +33,7 @@ _KINDS = {
 
 RULES: dict[str, Rule] = {**serving.RULES, **running.RULES}
 NAMES = frozenset({*RULES, *WITHOUT})
-_ALWAYS = ("bind", "workers", "threads")
+_ALWAYS = ("bind", "workers", "threads", "forwarded_allow_ips")
 """Gunicorn has other defaults."""
 
 
@@ -58,28 +58,35 @@ def fill(draft: Draft, conf: Conf, app: str | None, kind: str | None = None) -> 
     Raises:
         errors.ConfigError: there are values that Gunicorn would refuse.
     """
-    work = Work(conf, draft, kind or "", [])
+    work = Work(conf, draft, kind or "", _worker(conf), [])
     work.kind = kind or _kind(work)
     draft.server.update(kind=work.kind, app=_app(work, app))
     draft.name(str(work.get("proc_name") or draft.server["app"].partition(":")[0]))
-    for name in (*_ALWAYS, *(name for name in RULES if name in conf.values and name not in _ALWAYS)):
-        if name in _ALWAYS or conf.values[name] is not None:
-            RULES[name](work)
+    stated = [name for name in RULES if conf.values.get(name) is not None]
+    # Some settings have one rule together.
+    for rule in dict.fromkeys(RULES[name] for name in (*_ALWAYS, *stated)):
+        rule(work)
+    for name in stated:
+        if name in conf.with_more_cpus and name != "workers":
+            work.note(name, f"{conf.values[name]} was computed of the CPUs of this machine")
     for name, why in WITHOUT.items():
-        if conf.values.get(name) not in (None, False, [], {}, ""):
+        if conf.values.get(name) or (conf.values.get(name) is not None and name in ON_BY_DEFAULT):
             work.note(name, why)
     if work.mistakes:
         raise errors.ConfigError("\n".join(work.mistakes))
 
 
+def _worker(conf: Conf) -> str:
+    stated = conf.values.get("worker_class") or "sync"
+    return stated.name if isinstance(stated, Function) else str(stated).removeprefix("egg:gunicorn#")
+
+
 def _kind(work: Work) -> str:
-    stated = work.get("worker_class", "sync")
-    name = stated.name if isinstance(stated, Function) else str(stated).removeprefix("egg:gunicorn#")
-    if name in _KINDS:
-        return _KINDS[name]
+    if work.worker in _KINDS:
+        return _KINDS[work.worker]
     work.note(
         "worker_class",
-        f"{name} is none that hourd knows; the application runs in threads (kind wsgi), where it may block",
+        f"{work.worker} is none that hourd knows; the application runs in threads (kind wsgi), where it may block",
     )
     return "wsgi"
 
@@ -91,9 +98,9 @@ def _app(work: Work, given: str | None) -> str:
             "app", "is not in the file; Gunicorn has it on its command line: give it as APP, or put it here"
         )
         stated = "app:app"
-    module, _, name = str(stated).partition(":")
-    if "(" in name:
-        work.draft.note("app", f"{name} is called with arguments, which hourd does not; write a function without any")
-        name = name.partition("(")[0]
-    default = "application" if work.kind == "wsgi" else "app"
-    return f"{module}:{name or default}"
+    module, _, called = str(stated).partition(":")
+    name, _, arguments = called.partition("(")
+    if arguments.strip() not in ("", ")"):
+        work.draft.note("app", f"{called} is called with arguments, which hourd does not; write a function without any")
+    # Without a name, Gunicorn looks for that one, whatever the worker class.
+    return f"{module}:{name.strip() or 'application'}"

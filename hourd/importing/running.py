@@ -5,26 +5,35 @@ from __future__ import annotations
 import grp
 import json
 import pwd
-import re
 from collections.abc import Callable
 from typing import Any
 
 from .. import errors
 from . import logging_ini
-from .execution import Function, Other
+from .execution import MORE_CPUS, Function, Other
 from .work import Rule, Work, nothing
-
-_OF_CPUS = re.compile(r"[\d\s+*()]*(?:multiprocessing|os)\.cpu_count\(\)[\d\s+*()]*")
-"""Such as 2 * cpu_count() + 1; with more in it, it meant something else."""
 
 
 def _workers(work: Work) -> None:
-    source = work.conf.source("workers")
-    if "cpu_count()" in source and _OF_CPUS.fullmatch(source):
+    count, source = max(1, work.integer("workers", _concurrency(work))), work.conf.source("workers")
+    more = work.conf.with_more_cpus.get("workers")
+    work.draft.pool["workers"] = count
+    if more is not None and more >= MORE_CPUS:
         work.draft.pool["workers"] = "auto"
-        work.note("workers", f"{source} was computed of the CPUs, as auto is: one for each that this process may use")
-    else:
-        work.draft.pool["workers"] = max(1, work.integer("workers", 1))
+        why = "was computed of the CPUs, as auto is: one for each that this process may use"
+        work.note("workers", f"{source or count} {why}")
+    elif more is not None:
+        why = f"is {count} with the CPUs of this machine; auto is one for each"
+        work.note("workers", f"{source} {why}" if source else why)
+
+
+def _concurrency(work: Work) -> int:
+    stated = work.from_environment("workers", "WEB_CONCURRENCY")
+    try:
+        return 1 if stated is None else int(stated)
+    except ValueError:
+        work.mistakes.append(f"WEB_CONCURRENCY: expected a whole number, got {stated!r}")
+        return 1
 
 
 def _worker_class(work: Work) -> None:
@@ -103,6 +112,9 @@ def _logconfig_dict(work: Work) -> None:
             "logconfig_dict", "holds objects, which YAML cannot; name them (ext://module.object, class: module.Class)"
         )
         return
+    if not isinstance(stated, dict):
+        work.wrong("logconfig_dict", "a mapping")
+        return
     work.draft.log["config"] = {"version": 1, **stated}
 
 
@@ -113,8 +125,13 @@ def _has_objects(value: Any) -> bool:
 
 
 def _raw_env(work: Work) -> None:
-    for each in work.get("raw_env") if isinstance(work.get("raw_env"), list) else work.texts("raw_env"):
-        name, _, value = str(each).partition("=")
+    stated = work.get("raw_env")
+    # A text is one variable: commas are a part of its value.
+    for each in stated if isinstance(stated, list) else [stated]:
+        if not isinstance(each, str):
+            work.wrong("raw_env", "a list of texts NAME=VALUE")
+            return
+        name, _, value = each.partition("=")
         work.draft.settings.setdefault("environment", {})[name] = value
 
 

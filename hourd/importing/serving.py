@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from ..units import format_duration, format_size
 from .work import Rule, Work, nothing
 
 _BACKLOG_MAX = 65535
+_LOCAL = ["127.0.0.1", "::1"]
 _FORMATS = {
     '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"': "combined",
     '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s': "common",
@@ -13,7 +16,8 @@ _FORMATS = {
 
 
 def _bind(work: Work) -> None:
-    stated = work.texts("bind") or ["127.0.0.1:8000"]
+    port = work.from_environment("bind", "PORT")
+    stated = work.texts("bind") or ["127.0.0.1:8000" if port is None else f"0.0.0.0:{port}"]
     bind = [_address(work, each) for each in stated]
     work.draft.server["bind"] = bind[0] if len(bind) == 1 else bind
     if any(each.startswith("unix:") for each in bind):
@@ -22,8 +26,10 @@ def _bind(work: Work) -> None:
 
 
 def _address(work: Work, text: str) -> str:
-    if text.startswith(("unix:", "fd://")):
-        return text.replace("fd://", "fd:").replace("unix://", "unix:")
+    if text.startswith("unix:"):
+        return _unix(work, text.removeprefix("unix:").removeprefix("//"))
+    if text.startswith("fd://"):
+        return text.replace("fd://", "fd:")
     text = text.removeprefix("tcp://")
     host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
@@ -33,6 +39,14 @@ def _address(work: Work, text: str) -> str:
     if not host.replace(".", "").isdigit() and not host.startswith("[") and host != "localhost":
         work.note("bind", f"{host} is a name; hourd takes addresses only: write one")
     return f"{host}:{port}"
+
+
+def _unix(work: Work, path: str) -> str:
+    if not path or path.startswith(("/", "@")):
+        return f"unix:{path}"
+    whole = os.path.abspath(os.path.join(str(work.get("chdir", "")), path))
+    work.note("bind", f"unix:{path} starts at Gunicorn's directory; hourd takes absolute paths only: is it {whole}?")
+    return f"unix:{whole}"
 
 
 def _backlog(work: Work) -> None:
@@ -50,13 +64,11 @@ def _umask(work: Work) -> None:
 
 
 def _tls(work: Work) -> None:
-    if "tls" in work.draft.server:
-        return
     paths = {"certificate": "certfile", "key": "keyfile", "client_ca": "ca_certs", "ciphers": "ciphers"}
     tls = {key: work.get(name) for key, name in paths.items() if work.get(name)}
     if "certificate" not in tls:
-        stated = next(name for name in paths.values() if work.get(name))
-        work.note(stated, "without certfile there is no TLS")
+        for key in tls:
+            work.note(paths[key], "without certfile there is no TLS")
         return
     requirement = work.integer("cert_reqs", 0)
     if "client_ca" in tls and requirement:
@@ -74,20 +86,44 @@ def _proxy_protocol(work: Work) -> None:
     stated = work.get("proxy_protocol")
     if stated is False or str(stated).lower() in ("off", "false", "none", ""):
         return
-    trusted = _networks(work, "proxy_allow_ips", ["127.0.0.1", "::1"])
+    trusted = _networks(work.texts("proxy_allow_ips") or _LOCAL)
     work.draft.server["proxy_protocol"] = {"from": trusted}
     work.note(
         "proxy_protocol", "from those networks, each connection has to begin with it; versions 1 and 2 are understood"
     )
+    if "trusted_proxies" in work.draft.options:
+        work.note(
+            "proxy_protocol",
+            "the address that it tells has to be one of trusted_proxies for X-Forwarded-Proto to count; "
+            "for Gunicorn, the proxy's own",
+        )
 
 
-def _networks(work: Work, name: str, default: list[str]) -> list[str]:
-    stated = work.texts(name) or default
+def _networks(stated: list[str]) -> list[str]:
     return ["0.0.0.0/0", "::/0", "unix"] if "*" in stated else stated
 
 
 def _forwarded_allow_ips(work: Work) -> None:
-    work.option("forwarded_allow_ips", "trusted_proxies", _networks(work, "forwarded_allow_ips", []))
+    """Trust whom Gunicorn trusts, as far as it does: with the scheme. Uvicorn's workers take the client as well."""
+    if work.kind not in ("wsgi", "asgi"):
+        if work.get("forwarded_allow_ips") is not None:
+            work.note("forwarded_allow_ips", "aiohttp's workers do not read it; for hourd, see trusted_proxies")
+        return
+    variable = work.from_environment("forwarded_allow_ips", "FORWARDED_ALLOW_IPS")
+    default = _LOCAL if variable is None else [each.strip() for each in variable.split(",") if each.strip()]
+    stated = default if work.get("forwarded_allow_ips") is None else work.texts("forwarded_allow_ips")
+    both = work.worker.startswith("uvicorn")
+    bind = work.draft.server["bind"] if isinstance(work.draft.server["bind"], list) else [work.draft.server["bind"]]
+    if "*" in stated and not all(each.startswith("unix:") for each in bind):
+        what = "where a request comes from, and by which scheme" if both else "by which scheme a request came"
+        work.note("forwarded_allow_ips", f"* TRUSTS EVERYBODY: whoever connects says {what}; name the proxies instead")
+    elif "*" in stated or (not both and any(each.startswith(("unix:", "fd:")) for each in bind)):
+        # Gunicorn's own workers believe every peer of a unix socket.
+        stated = [*(each for each in stated if each != "*"), "unix"]
+    if stated:
+        work.draft.options["trusted_proxies"] = _networks(stated)
+        if not both:
+            work.draft.options["forwarded_headers"] = ["x-forwarded-proto"]
 
 
 def _keepalive(work: Work) -> None:
@@ -99,10 +135,12 @@ def _keepalive(work: Work) -> None:
 
 def _limit_size(work: Work) -> None:
     """Set the one limit that hourd has for both of Gunicorn's."""
-    for name in ("limit_request_line", "limit_request_field_size"):
-        if work.get(name) is not None and work.integer(name, 0) <= 0:
-            work.note(name, "0 is without a limit, which hourd does not know")
-            return
+    names = ("limit_request_line", "limit_request_field_size")
+    endless = [name for name in names if work.get(name) is not None and work.integer(name, 0) <= 0]
+    for name in endless:
+        work.note(name, "0 is without a limit, which hourd does not know")
+    if endless:
+        return
     least = max(work.integer("limit_request_line", 4094), work.integer("limit_request_field_size", 8190))
     work.option("limit_request_line", "line_max_size", format_size(least))
 

@@ -92,3 +92,36 @@ WITHOUT = {
     "control_socket_disable": "hourd's commands need the control socket",
 }
 """One line for each."""
+
+ON_BY_DEFAULT = frozenset(
+    {
+        "worker_connections",
+        "reload_engine",
+        "sendfile",
+        "secure_scheme_headers",
+        "forwarder_headers",
+        "header_map",
+        "errorlog",
+        "logger_class",
+        "syslog_addr",
+        "syslog_facility",
+        "default_proc_name",
+        "protocol",
+        "uwsgi_allow_ips",
+        "suppress_ragged_eofs",
+        "http_protocols",
+        "http2_cleartext",
+        "http2_max_concurrent_streams",
+        "http2_initial_window_size",
+        "http2_max_frame_size",
+        "http2_max_header_list_size",
+        "asgi_disconnect_grace_period",
+        "http_parser",
+        "dirty_timeout",
+        "dirty_threads",
+        "dirty_graceful_timeout",
+        "control_socket",
+        "control_socket_mode",
+    }
+)
+"""Those of them whose default is neither false, 0 nor empty: to state that changes something."""

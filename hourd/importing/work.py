@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ class Work:
     conf: Conf
     draft: Draft
     kind: str
+    worker: str
+    """The worker class."""
     mistakes: list[str]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -33,12 +36,19 @@ class Work:
     def wrong(self, name: str, expected: str) -> None:
         self.mistakes.append(f"{self.conf.where(name)}: expected {expected}, got {self.conf.values[name]!r}")
 
+    def from_environment(self, name: str, variable: str) -> str | None:
+        """Return the variable that Gunicorn has as the default of a setting, unless the file sets that."""
+        if self.get(name) is not None or variable not in os.environ:
+            return None
+        self.note(name, f"comes from {variable} in the environment; ${{{variable}}} in its place is read at each start")
+        return os.environ[variable]
+
     def integer(self, name: str, default: int) -> int:
         """Return a whole number, which may be written as text."""
         value = self.get(name, default)
         try:
             return int(value, 0) if isinstance(value, str) else int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self.wrong(name, "a whole number")
             return default
 
