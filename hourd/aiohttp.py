@@ -6,9 +6,11 @@ None of them is needed to be served by hourd, and a route that uses none of them
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import enum
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
@@ -35,6 +37,8 @@ __all__ = [
 
 _CONNECTION_WITHIN = 5.0
 """Seconds that a request waits for a connection to the database."""
+_DEEPEST = 1000
+"""Steps into a value, at most, to find what cannot be JSON."""
 _ERRORS = range(400, 600)
 _BINARY = (bytes, bytearray, memoryview)
 _logger = logging.getLogger("hourd.aiohttp")
@@ -129,31 +133,57 @@ def _encode(value: Any, *, html_safe: bool) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a value of a derived type is; a record of asyncpg is no Mapping, but is like one."""
+    """Return what a value of a derived type is."""
     for base in (str, int, float):
         if isinstance(value, base):
             return getattr(base, f"__{base.__name__}__")(value)
-    if isinstance(value, Mapping) or hasattr(value, "keys"):
-        return dict(value.items())
+    if _is_like_mapping(value):
+        return dict(value)
     raise TypeError
 
 
-def _culprit(value: Any, path: str = "$") -> str:
+def _culprit(value: Any) -> str:
     """Say which part of a value cannot be JSON, and where it stands."""
-    inside: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        inside = value.items()
-        if bad := [key for key in value if not _is_possible({key: None})]:
+    path = "$"
+    for _ in range(_DEEPEST):  # a circle is mostly found before
+        if isinstance(value, Mapping) and (bad := [key for key in value if not _is_possible({key: None})]):
             return f"{path} has a key that is a {type(bad[0]).__name__}"
-    elif isinstance(value, list | tuple):
-        inside = enumerate(value)
-    for key, each in inside:
-        if not _is_possible(each):
-            return _culprit(each, f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}")
+        found = next(((step, part) for step, part in _parts(value) if not _is_possible(part)), None)
+        if found is None:
+            break
+        path, value = path + found[0], found[1]
     if isinstance(value, float):
         return f"{path} is {value}"
     what = "text with half a surrogate pair" if isinstance(value, str) else f"a {type(value).__qualname__}"
     return f"{path} is {what}"
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value holds, each part with the step that leads there; in a set there are no places."""
+    if isinstance(value, list | tuple):
+        yield from ((f"[{index}]", each) for index, each in enumerate(value))
+    elif isinstance(value, set | frozenset):
+        yield from (("[...]", each) for each in value)
+    elif isinstance(value, enum.Enum):
+        yield "", value.value
+    elif isinstance(value, msgspec.Struct):
+        yield from _fields(value, zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _fields(value, ((field.name, field.name) for field in dataclasses.fields(value)))
+    elif _is_like_mapping(value):
+        with contextlib.suppress(TypeError):  # it only looked like one
+            yield from ((f"[{key}]" if isinstance(key, int) else f".{key}", each) for key, each in dict(value).items())
+
+
+def _fields(value: Any, names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
+    for shown, name in names:
+        if (part := getattr(value, name, msgspec.UNSET)) is not msgspec.UNSET:
+            yield f".{shown}", part
+
+
+def _is_like_mapping(value: Any) -> bool:
+    """Tell whether it has keys; a row of a database (asyncpg, sqlite3) is no Mapping, but is like one."""
+    return isinstance(value, Mapping) or (hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"))
 
 
 def _is_possible(value: Any) -> bool:
@@ -161,6 +191,8 @@ def _is_possible(value: Any) -> bool:
         _encode(value, html_safe=False)
     except (TypeError, ValueError, OverflowError):
         return False
+    except RecursionError:
+        return True  # it is not what was complained of
     return True
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import re
+import sqlite3
 import types
 import uuid
 
@@ -253,12 +254,38 @@ def daemon():
 # --- answers
 
 
+class Hooked:
+    def __json__(self):
+        return '"injected"'
+
+    def toDict(self):  # noqa: N802, the name that ujson would call
+        return {}
+
+
+class OnlyKeys:
+    def keys(self):
+        return ["a"]
+
+
+class OddKeys:
+    keys = ("a",)
+
+    def __getitem__(self, key):
+        return key
+
+
 class Color(enum.Enum):
     RED = "red"
+    ODD = object()
 
 
 class Point(msgspec.Struct):
     x: int
+
+
+class Renamed(msgspec.Struct):
+    a: int | msgspec.UnsetType
+    name: list = msgspec.field(name="shown")
 
 
 @dataclasses.dataclass
@@ -270,12 +297,11 @@ class Name(str):
     __slots__ = ()
 
 
-class Hooked:
-    def __json__(self):
-        return '"injected"'
-
-    def toDict(self):  # noqa: N802, the name that ujson would call
-        return {}
+def row():
+    """Return what sqlite3 gives for a row: it has keys, and is no Mapping."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.row_factory = sqlite3.Row
+        return database.execute("SELECT 1 AS a").fetchone()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +318,7 @@ class Hooked:
         ({1: 2}, '{"1":2}'),
         (Name("x"), '"x"'),
         (types.MappingProxyType({"a": 1}), '{"a":1}'),
+        ([row()], '[{"a":1}]'),
         ("a/b</script>", '"a/b</script>"'),
     ],
 )
@@ -321,7 +348,13 @@ CIRCLE.append(CIRCLE)
         (["\ud800"], "$[0] is text with half a surrogate pair"),
         (Hooked(), "$ is a Hooked"),
         (CIRCLE, "nested too deeply, or within itself"),
-        (Point(math.nan), "$ is a Point"),
+        (Point(math.nan), "$.x is nan"),
+        ({"a": {1, Hooked}}, "$.a[...] is a type"),
+        ([Size({"b": b""})], "$[0].width.b is a bytes"),
+        (Renamed(msgspec.UNSET, [b""]), "$.shown[0] is a bytes"),
+        (Color.ODD, "$ is a object"),
+        (OnlyKeys(), "$ is a OnlyKeys"),
+        ([OddKeys()], "$[0] is a OddKeys"),
     ],
 )
 def test_what_json_cannot_say_is_named_and_not_shown(value, message):
