@@ -5,6 +5,7 @@ None of them is needed to be served by hourd, and a route that uses none of them
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import enum
@@ -37,11 +38,15 @@ __all__ = [
 
 _CONNECTION_WITHIN = 5.0
 """Seconds that a request waits for a connection to the database."""
+_TELL_EVERY = 10.0
+"""Seconds between two lines about requests without one: while a database is down, that are all."""
 _DEEPEST = 1000
 """Steps into a value, at most, to find what cannot be JSON."""
 _ERRORS = range(400, 600)
 _BINARY = (bytes, bytearray, memoryview)
 _logger = logging.getLogger("hourd.aiohttp")
+_told: dict[str, float] = {}
+"""When it was told last that requests get no connection, by the name of the engine."""
 
 Body = TypeVar("Body")
 _Given = TypeVar("_Given")
@@ -287,6 +292,7 @@ def environment(*, json: Any = False, transaction: str | None = None) -> Any:
     if json is False and transaction is None:
         raise TypeError("environment() was asked for nothing: neither json nor transaction")
     decoder = None if json is False else msgspec.json.Decoder(Any if json is True else json)
+    failures = _failures() if transaction else ()
 
     def wrap(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[..., Any]:
         @functools.wraps(handler)
@@ -295,7 +301,7 @@ def environment(*, json: Any = False, transaction: str | None = None) -> Any:
             body = await _read(request, decoder) if decoder else None
             if transaction is None:
                 return await handler(*given, Environment(body, None))
-            async with _connection(transaction) as connection:
+            async with _connection(transaction, failures) as connection:
                 return await _transact(request, connection, lambda: handler(*given, Environment(body, connection)))
 
         return wrapped
@@ -331,22 +337,44 @@ def _bad(status: int, why: str) -> JSONError:
     return JSONError(status, {"error": why})
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what tells that there is no connection; anything else is a mistake in code."""
+    try:
+        # Where routes are made, so that it is imported once, before workers are forked.
+        import asyncpg  # noqa: PLC0415, an optional extra
+    except ModuleNotFoundError:
+        return (OSError,)
+    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError
+
+
 @contextlib.asynccontextmanager
-async def _connection(name: str) -> AsyncIterator[Any]:
+async def _connection(name: str, failures: tuple[type[Exception], ...]) -> AsyncIterator[Any]:
     """Lend a connection of the pool that the worker's state has under a name."""
     state = Worker.current().state
     pool = state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
     if pool is None:
         raise RuntimeError(f"transaction={name!r}: worker.state has no {name}; the pool's lifespan has to open it")
+    if not hasattr(pool, "acquire"):
+        what = type(pool).__qualname__
+        raise TypeError(f"transaction={name!r}: worker.state has a {what} there, expected the pool of a database")
     try:
         connection = await pool.acquire(timeout=_CONNECTION_WITHIN)
-    except Exception as error:  # noqa: BLE001, whatever it is, there is no connection
-        _logger.warning("no connection to %s for a request: %s", name, str(error) or type(error).__name__)
+    except failures as error:
+        late = isinstance(error, TimeoutError) and f"none within {_CONNECTION_WITHIN:g}s"
+        _tell(name, late or str(error) or type(error).__name__)
         raise _bad(503, "the database cannot be reached") from None
     try:
         yield connection
     finally:
         await pool.release(connection)
+
+
+def _tell(name: str, why: str) -> None:
+    """Say that requests get no connection, but not for each of them."""
+    now = asyncio.get_running_loop().time()
+    if name not in _told or now - _told[name] >= _TELL_EVERY:
+        _told[name] = now
+        _logger.warning("no connection to %s for a request: %s (told every %gs at most)", name, why, _TELL_EVERY)
 
 
 async def _transact(
@@ -362,7 +390,10 @@ async def _transact(
     except BaseException:
         await _roll_back(transaction)
         raise
-    await _end(request, transaction, response)
+    if isinstance(response, web.StreamResponse):
+        await _end(request, transaction, response)
+    else:
+        await _roll_back(transaction)  # aiohttp says what is wrong: a return is missing, say
     return response
 
 

@@ -18,12 +18,14 @@ import types
 import uuid
 
 import aiohttp
+import asyncpg
 import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from hourd import request_id
+import hourd.aiohttp
+from hourd import Worker, request_id
 from hourd.aiohttp import HTML, JSON, Environment, HTMLError, JSONError, RequestIdFilter, dumps, environment
 
 from .daemon import Daemon, connect, pool
@@ -137,6 +139,8 @@ async def write(request, env):
                 await env.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
             except Exception:
                 raise JSONError(418, {})
+        case "nothing":
+            return None
         case "deferred":
             await env.connection.execute("INSERT INTO child VALUES (1)")
             return JSON({})
@@ -574,7 +578,9 @@ def noted(database):
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_what_the_answer_is_decides_about_the_transaction(database, loop):
     with serving(database, loop=loop) as daemon:
-        daemon.allow("on purpose", "rolled back instead of committed", "violates foreign key", "misnamed")
+        daemon.allow(
+            "on purpose", "rolled back instead of committed", "violates foreign key", "Missing return statement"
+        )
         wanted = {
             "returned": 200,
             "returned_redirect": 303,
@@ -586,6 +592,7 @@ def test_what_the_answer_is_decides_about_the_transaction(database, loop):
             "caught": 500,  # PostgreSQL rolls back what has failed, whatever the application thinks
             "deferred": 500,  # it fails when it is committed
             "cut": 418,
+            "nothing": 500,
         }
         assert {how: request(daemon, "POST", f"/write/{how}")[0] for how in wanted} == wanted
         assert noted(database) == ["nested", "raised_redirect", "returned", "returned_redirect"]
@@ -642,6 +649,55 @@ def test_without_a_database_the_answer_is_503_until_it_is_back(database):
         database.start()
         assert request(daemon, "POST", "/write/returned")[0] == 200
         assert noted(database) == ["returned", "returned"]
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Return what asks a handler once with each pool, and returns what it raises."""
+    monkeypatch.setattr(hourd.aiohttp, "_told", {})
+
+    @environment(transaction="db")
+    async def handler(request, env):
+        return JSON({})
+
+    async def talk(pools):
+        for each in pools:
+            worker = Worker(name="x", pool="x", slot=0, generation=1, log=logging.getLogger(), state={"db": each})
+            monkeypatch.setattr(Worker, "_current", worker)
+            try:
+                await handler(make_mocked_request("GET", "/"))
+            except Exception as error:  # noqa: BLE001, to see which
+                yield error
+
+    async def all_of_it(pools):
+        return [each async for each in talk(pools)]
+
+    return lambda *pools: asyncio.run(all_of_it(pools))
+
+
+class Failing:
+    def __init__(self, error):
+        self.error = error
+
+    async def acquire(self, **_):
+        raise self.error
+
+
+def test_only_what_tells_of_the_database_makes_an_answer_503(answers):
+    errors = (OSError(), TimeoutError(), asyncpg.InterfaceError(""), asyncpg.TooManyConnectionsError(""))
+    assert [getattr(each, "status", each) for each in answers(*map(Failing, errors))] == [503] * 4
+    mistakes = [KeyError("on purpose"), AttributeError("on purpose")]
+    assert answers(*map(Failing, mistakes)) == mistakes
+    (wrong,) = answers(object())
+    assert str(wrong) == "transaction='db': worker.state has a object there, expected the pool of a database"
+
+
+def test_requests_without_a_connection_are_not_told_one_by_one(answers, caplog, monkeypatch):
+    answers(*[Failing(TimeoutError())] * 50)
+    assert caplog.messages == ["no connection to db for a request: none within 5s (told every 10s at most)"]
+    monkeypatch.setattr(hourd.aiohttp, "_TELL_EVERY", 0)
+    answers(Failing(OSError("down")))
+    assert len(caplog.messages) == 2
 
 
 def test_more_requests_than_connections_wait_for_their_turn(database):
