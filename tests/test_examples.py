@@ -193,6 +193,7 @@ def test_notes(tmp_path, postgresql, redis, monkeypatch):
     monkeypatch.setenv("NOTES_REDIS", redis.url())
     with started("notes", tmp_path) as daemon:
         daemon.expect("READY=1")
+        daemon.allow("is down", "no connection to db for a request")
 
         async def talk():
             url = f"http://{daemon.addresses('web', 'http')[0]}"
@@ -213,5 +214,16 @@ def test_notes(tmp_path, postgresql, redis, monkeypatch):
                         "db": True,
                         "cache": True,
                     }
+
+                # A server that is down is said to be so, in answers too.
+                postgresql.kill()
+                async with session.get(f"{url}/999") as response:
+                    assert response.status == 503
+                redis.kill()
+                async with session.get(f"{url}/{number}") as response:
+                    assert (response.status, await response.json()) == (503, {"error": "the cache cannot be reached"})
+                await asyncio.to_thread(daemon.until, lambda: daemon.log.count("is down") == 4)  # of two workers
+                async with session.get(f"{url}/health") as response:
+                    assert response.status == 503
 
         asyncio.run(talk())
