@@ -10,13 +10,15 @@ from pathlib import Path
 import aiohttp
 import asyncssh
 import pytest
-from msgspec import inspect, json
+from msgspec import Struct, inspect, json
 
+from hourd.kinds import options
 from hourd.settings import Settings
 
 from .daemon import Daemon, connect
 
 TREE = Path(__file__).parents[1]
+KINDS_OPTIONS = [each for each in vars(options).values() if isinstance(each, type) and issubclass(each, Struct)]
 
 
 def started(example, tmp_path, sample=None):
@@ -158,8 +160,13 @@ def test_http_shows_what_is_typed_over_ssh_whichever_worker_is_asked(tmp_path):
 def test_the_sample_has_every_key():
     text = (TREE / "etc/hourd.yaml").read_text()
     hidden = {"places", "where"}
-    missing = sorted(name for name in names(Settings) - hidden if not re.search(rf"\b{name}:", text))
-    assert not missing
+    known = names(Settings).union(*map(names, KINDS_OPTIONS)) - hidden
+    assert not sorted(name for name in known if not re.search(rf"\b{name}:", text))
+
+
+def test_the_docs_have_every_option_about_http():
+    text = (TREE / "docs/http.md").read_text()
+    assert not sorted(name for name in names(options.HttpOptions) if f"`{name}`" not in text)
 
 
 def names(struct):
