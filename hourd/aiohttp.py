@@ -301,8 +301,8 @@ def environment(*, json: Any = False, transaction: str | None = None) -> Any:
             body = await _read(request, decoder) if decoder else None
             if transaction is None:
                 return await handler(*given, Environment(body, None))
-            async with _connection(transaction, failures) as connection:
-                return await _transact(request, connection, lambda: handler(*given, Environment(body, connection)))
+            async with _begun(transaction, failures) as (connection, begun):
+                return await _transact(request, begun, lambda: handler(*given, Environment(body, connection)))
 
         return wrapped
 
@@ -344,12 +344,12 @@ def _failures() -> tuple[type[Exception], ...]:
         import asyncpg  # noqa: PLC0415, an optional extra
     except ModuleNotFoundError:
         return (OSError,)
-    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError
+    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 
 
 @contextlib.asynccontextmanager
-async def _connection(name: str, failures: tuple[type[Exception], ...]) -> AsyncIterator[Any]:
-    """Lend a connection of the pool that the worker's state has under a name."""
+async def _begun(name: str, failures: tuple[type[Exception], ...]) -> AsyncIterator[tuple[Any, Any]]:
+    """Lend a connection of the pool that the worker's state has under a name, and a transaction that is begun on it."""
     state = Worker.current().state
     pool = state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
     if pool is None:
@@ -360,28 +360,32 @@ async def _connection(name: str, failures: tuple[type[Exception], ...]) -> Async
     try:
         connection = await pool.acquire(timeout=_CONNECTION_WITHIN)
     except failures as error:
-        late = isinstance(error, TimeoutError) and f"none within {_CONNECTION_WITHIN:g}s"
-        _tell(name, late or str(error) or type(error).__name__)
-        raise _bad(503, "the database cannot be reached") from None
+        raise _unavailable(name, error) from None
     try:
-        yield connection
+        transaction = connection.transaction()
+        try:
+            await transaction.start()
+        except failures as error:  # the server has ended the connection while nobody used it
+            raise _unavailable(name, error) from None
+        yield connection, transaction
     finally:
         await pool.release(connection)
 
 
-def _tell(name: str, why: str) -> None:
-    """Say that requests get no connection, but not for each of them."""
+def _unavailable(name: str, error: Exception) -> JSONError:
+    """Say that a request gets no connection, but not for each of them; returns its answer."""
     now = asyncio.get_running_loop().time()
     if name not in _told or now - _told[name] >= _TELL_EVERY:
         _told[name] = now
+        late = isinstance(error, TimeoutError) and f"none within {_CONNECTION_WITHIN:g}s"
+        why = late or str(error) or type(error).__name__
         _logger.warning("no connection to %s for a request: %s (told every %gs at most)", name, why, _TELL_EVERY)
+    return _bad(503, "the database cannot be reached")
 
 
 async def _transact(
-    request: web.Request, connection: Any, handle: Callable[[], Awaitable[web.StreamResponse]]
+    request: web.Request, transaction: Any, handle: Callable[[], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    transaction = connection.transaction()
-    await transaction.start()
     try:
         response = await handle()
     except web.HTTPException as answer:

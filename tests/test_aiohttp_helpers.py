@@ -692,6 +692,34 @@ def test_only_what_tells_of_the_database_makes_an_answer_503(answers):
     assert str(wrong) == "transaction='db': worker.state has a object there, expected the pool of a database"
 
 
+class Stale:
+    """Lends connections that the server has ended; stands for one of them, and for its transaction."""
+
+    def __init__(self, error):
+        self.error = error
+        self.lent = 0
+
+    async def acquire(self, **_):
+        self.lent += 1
+        return self
+
+    async def release(self, _):
+        self.lent -= 1
+
+    def transaction(self):
+        return self
+
+    async def start(self):
+        raise self.error
+
+
+def test_a_connection_that_has_ended_unnoticed_makes_an_answer_503(answers):
+    # asyncpg, after it has read that the server ends the connection, and before it has read the end.
+    pools = [Stale(asyncpg.InternalClientError("cannot switch to state 15")), Stale(asyncpg.AdminShutdownError(""))]
+    assert [getattr(each, "status", each) for each in answers(*pools)] == [503, 503]
+    assert [each.lent for each in pools] == [0, 0]
+
+
 def test_requests_without_a_connection_are_not_told_one_by_one(answers, caplog, monkeypatch):
     answers(*[Failing(TimeoutError())] * 50)
     assert caplog.messages == ["no connection to db for a request: none within 5s (told every 10s at most)"]
