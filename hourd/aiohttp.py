@@ -5,10 +5,13 @@ None of them is needed to be served by hourd, and a route that uses none of them
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import dataclasses
+import enum
 import functools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
@@ -35,9 +38,15 @@ __all__ = [
 
 _CONNECTION_WITHIN = 5.0
 """Seconds that a request waits for a connection to the database."""
+_TELL_EVERY = 10.0
+"""Seconds between two lines about requests without one: while a database is down, that are all."""
+_DEEPEST = 1000
+"""Steps into a value, at most, to find what cannot be JSON."""
 _ERRORS = range(400, 600)
 _BINARY = (bytes, bytearray, memoryview)
 _logger = logging.getLogger("hourd.aiohttp")
+_told: dict[str, float] = {}
+"""When it was told last that requests get no connection, by the name of the engine."""
 
 Body = TypeVar("Body")
 _Given = TypeVar("_Given")
@@ -129,31 +138,57 @@ def _encode(value: Any, *, html_safe: bool) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a value of a derived type is; a record of asyncpg is no Mapping, but is like one."""
+    """Return what a value of a derived type is."""
     for base in (str, int, float):
         if isinstance(value, base):
             return getattr(base, f"__{base.__name__}__")(value)
-    if isinstance(value, Mapping) or hasattr(value, "keys"):
-        return dict(value.items())
+    if _is_like_mapping(value):
+        return dict(value)
     raise TypeError
 
 
-def _culprit(value: Any, path: str = "$") -> str:
+def _culprit(value: Any) -> str:
     """Say which part of a value cannot be JSON, and where it stands."""
-    inside: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping):
-        inside = value.items()
-        if bad := [key for key in value if not _is_possible({key: None})]:
+    path = "$"
+    for _ in range(_DEEPEST):  # a circle is mostly found before
+        if isinstance(value, Mapping) and (bad := [key for key in value if not _is_possible({key: None})]):
             return f"{path} has a key that is a {type(bad[0]).__name__}"
-    elif isinstance(value, list | tuple):
-        inside = enumerate(value)
-    for key, each in inside:
-        if not _is_possible(each):
-            return _culprit(each, f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}")
+        found = next(((step, part) for step, part in _parts(value) if not _is_possible(part)), None)
+        if found is None:
+            break
+        path, value = path + found[0], found[1]
     if isinstance(value, float):
         return f"{path} is {value}"
     what = "text with half a surrogate pair" if isinstance(value, str) else f"a {type(value).__qualname__}"
     return f"{path} is {what}"
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value holds, each part with the step that leads there; in a set there are no places."""
+    if isinstance(value, list | tuple):
+        yield from ((f"[{index}]", each) for index, each in enumerate(value))
+    elif isinstance(value, set | frozenset):
+        yield from (("[...]", each) for each in value)
+    elif isinstance(value, enum.Enum):
+        yield "", value.value
+    elif isinstance(value, msgspec.Struct):
+        yield from _fields(value, zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _fields(value, ((field.name, field.name) for field in dataclasses.fields(value)))
+    elif _is_like_mapping(value):
+        with contextlib.suppress(TypeError):  # it only looked like one
+            yield from ((f"[{key}]" if isinstance(key, int) else f".{key}", each) for key, each in dict(value).items())
+
+
+def _fields(value: Any, names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
+    for shown, name in names:
+        if (part := getattr(value, name, msgspec.UNSET)) is not msgspec.UNSET:
+            yield f".{shown}", part
+
+
+def _is_like_mapping(value: Any) -> bool:
+    """Tell whether it has keys; a row of a database (asyncpg, sqlite3) is no Mapping, but is like one."""
+    return isinstance(value, Mapping) or (hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"))
 
 
 def _is_possible(value: Any) -> bool:
@@ -161,6 +196,8 @@ def _is_possible(value: Any) -> bool:
         _encode(value, html_safe=False)
     except (TypeError, ValueError, OverflowError):
         return False
+    except RecursionError:
+        return True  # it is not what was complained of
     return True
 
 
@@ -255,6 +292,7 @@ def environment(*, json: Any = False, transaction: str | None = None) -> Any:
     if json is False and transaction is None:
         raise TypeError("environment() was asked for nothing: neither json nor transaction")
     decoder = None if json is False else msgspec.json.Decoder(Any if json is True else json)
+    failures = _failures() if transaction else ()
 
     def wrap(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Callable[..., Any]:
         @functools.wraps(handler)
@@ -263,8 +301,8 @@ def environment(*, json: Any = False, transaction: str | None = None) -> Any:
             body = await _read(request, decoder) if decoder else None
             if transaction is None:
                 return await handler(*given, Environment(body, None))
-            async with _connection(transaction) as connection:
-                return await _transact(request, connection, lambda: handler(*given, Environment(body, connection)))
+            async with _begun(transaction, failures) as (connection, begun):
+                return await _transact(request, begun, lambda: handler(*given, Environment(body, connection)))
 
         return wrapped
 
@@ -299,29 +337,55 @@ def _bad(status: int, why: str) -> JSONError:
     return JSONError(status, {"error": why})
 
 
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what tells that there is no connection; anything else is a mistake in code."""
+    try:
+        # Where routes are made, so that it is imported once, before workers are forked.
+        import asyncpg  # noqa: PLC0415, an optional extra
+    except ModuleNotFoundError:
+        return (OSError,)
+    return OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+
+
 @contextlib.asynccontextmanager
-async def _connection(name: str) -> AsyncIterator[Any]:
-    """Lend a connection of the pool that the worker's state has under a name."""
+async def _begun(name: str, failures: tuple[type[Exception], ...]) -> AsyncIterator[tuple[Any, Any]]:
+    """Lend a connection of the pool that the worker's state has under a name, and a transaction that is begun on it."""
     state = Worker.current().state
     pool = state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
     if pool is None:
         raise RuntimeError(f"transaction={name!r}: worker.state has no {name}; the pool's lifespan has to open it")
+    if not hasattr(pool, "acquire"):
+        what = type(pool).__qualname__
+        raise TypeError(f"transaction={name!r}: worker.state has a {what} there, expected the pool of a database")
     try:
         connection = await pool.acquire(timeout=_CONNECTION_WITHIN)
-    except Exception as error:  # noqa: BLE001, whatever it is, there is no connection
-        _logger.warning("no connection to %s for a request: %s", name, str(error) or type(error).__name__)
-        raise _bad(503, "the database cannot be reached") from None
+    except failures as error:
+        raise _unavailable(name, error) from None
     try:
-        yield connection
+        transaction = connection.transaction()
+        try:
+            await transaction.start()
+        except failures as error:  # the server has ended the connection while nobody used it
+            raise _unavailable(name, error) from None
+        yield connection, transaction
     finally:
         await pool.release(connection)
 
 
+def _unavailable(name: str, error: Exception) -> JSONError:
+    """Say that a request gets no connection, but not for each of them; returns its answer."""
+    now = asyncio.get_running_loop().time()
+    if name not in _told or now - _told[name] >= _TELL_EVERY:
+        _told[name] = now
+        late = isinstance(error, TimeoutError) and f"none within {_CONNECTION_WITHIN:g}s"
+        why = late or str(error) or type(error).__name__
+        _logger.warning("no connection to %s for a request: %s (told every %gs at most)", name, why, _TELL_EVERY)
+    return _bad(503, "the database cannot be reached")
+
+
 async def _transact(
-    request: web.Request, connection: Any, handle: Callable[[], Awaitable[web.StreamResponse]]
+    request: web.Request, transaction: Any, handle: Callable[[], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    transaction = connection.transaction()
-    await transaction.start()
     try:
         response = await handle()
     except web.HTTPException as answer:
@@ -330,7 +394,10 @@ async def _transact(
     except BaseException:
         await _roll_back(transaction)
         raise
-    await _end(request, transaction, response)
+    if isinstance(response, web.StreamResponse):
+        await _end(request, transaction, response)
+    else:
+        await _roll_back(transaction)  # aiohttp says what is wrong: a return is missing, say
     return response
 
 

@@ -13,16 +13,19 @@ import json
 import logging
 import math
 import re
+import sqlite3
 import types
 import uuid
 
 import aiohttp
+import asyncpg
 import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from hourd import request_id
+import hourd.aiohttp
+from hourd import Worker, request_id
 from hourd.aiohttp import HTML, JSON, Environment, HTMLError, JSONError, RequestIdFilter, dumps, environment
 
 from .daemon import Daemon, connect, pool
@@ -136,6 +139,8 @@ async def write(request, env):
                 await env.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
             except Exception:
                 raise JSONError(418, {})
+        case "nothing":
+            return None
         case "deferred":
             await env.connection.execute("INSERT INTO child VALUES (1)")
             return JSON({})
@@ -253,12 +258,38 @@ def daemon():
 # --- answers
 
 
+class Hooked:
+    def __json__(self):
+        return '"injected"'
+
+    def toDict(self):  # noqa: N802, the name that ujson would call
+        return {}
+
+
+class OnlyKeys:
+    def keys(self):
+        return ["a"]
+
+
+class OddKeys:
+    keys = ("a",)
+
+    def __getitem__(self, key):
+        return key
+
+
 class Color(enum.Enum):
     RED = "red"
+    ODD = object()
 
 
 class Point(msgspec.Struct):
     x: int
+
+
+class Renamed(msgspec.Struct):
+    a: int | msgspec.UnsetType
+    name: list = msgspec.field(name="shown")
 
 
 @dataclasses.dataclass
@@ -270,12 +301,11 @@ class Name(str):
     __slots__ = ()
 
 
-class Hooked:
-    def __json__(self):
-        return '"injected"'
-
-    def toDict(self):  # noqa: N802, the name that ujson would call
-        return {}
+def row():
+    """Return what sqlite3 gives for a row: it has keys, and is no Mapping."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.row_factory = sqlite3.Row
+        return database.execute("SELECT 1 AS a").fetchone()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +322,7 @@ class Hooked:
         ({1: 2}, '{"1":2}'),
         (Name("x"), '"x"'),
         (types.MappingProxyType({"a": 1}), '{"a":1}'),
+        ([row()], '[{"a":1}]'),
         ("a/b</script>", '"a/b</script>"'),
     ],
 )
@@ -321,7 +352,13 @@ CIRCLE.append(CIRCLE)
         (["\ud800"], "$[0] is text with half a surrogate pair"),
         (Hooked(), "$ is a Hooked"),
         (CIRCLE, "nested too deeply, or within itself"),
-        (Point(math.nan), "$ is a Point"),
+        (Point(math.nan), "$.x is nan"),
+        ({"a": {1, Hooked}}, "$.a[...] is a type"),
+        ([Size({"b": b""})], "$[0].width.b is a bytes"),
+        (Renamed(msgspec.UNSET, [b""]), "$.shown[0] is a bytes"),
+        (Color.ODD, "$ is a object"),
+        (OnlyKeys(), "$ is a OnlyKeys"),
+        ([OddKeys()], "$[0] is a OddKeys"),
     ],
 )
 def test_what_json_cannot_say_is_named_and_not_shown(value, message):
@@ -541,7 +578,9 @@ def noted(database):
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_what_the_answer_is_decides_about_the_transaction(database, loop):
     with serving(database, loop=loop) as daemon:
-        daemon.allow("on purpose", "rolled back instead of committed", "violates foreign key", "misnamed")
+        daemon.allow(
+            "on purpose", "rolled back instead of committed", "violates foreign key", "Missing return statement"
+        )
         wanted = {
             "returned": 200,
             "returned_redirect": 303,
@@ -553,6 +592,7 @@ def test_what_the_answer_is_decides_about_the_transaction(database, loop):
             "caught": 500,  # PostgreSQL rolls back what has failed, whatever the application thinks
             "deferred": 500,  # it fails when it is committed
             "cut": 418,
+            "nothing": 500,
         }
         assert {how: request(daemon, "POST", f"/write/{how}")[0] for how in wanted} == wanted
         assert noted(database) == ["nested", "raised_redirect", "returned", "returned_redirect"]
@@ -609,6 +649,83 @@ def test_without_a_database_the_answer_is_503_until_it_is_back(database):
         database.start()
         assert request(daemon, "POST", "/write/returned")[0] == 200
         assert noted(database) == ["returned", "returned"]
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Return what asks a handler once with each pool, and returns what it raises."""
+    monkeypatch.setattr(hourd.aiohttp, "_told", {})
+
+    @environment(transaction="db")
+    async def handler(request, env):
+        return JSON({})
+
+    async def talk(pools):
+        for each in pools:
+            worker = Worker(name="x", pool="x", slot=0, generation=1, log=logging.getLogger(), state={"db": each})
+            monkeypatch.setattr(Worker, "_current", worker)
+            try:
+                await handler(make_mocked_request("GET", "/"))
+            except Exception as error:  # noqa: BLE001, to see which
+                yield error
+
+    async def all_of_it(pools):
+        return [each async for each in talk(pools)]
+
+    return lambda *pools: asyncio.run(all_of_it(pools))
+
+
+class Failing:
+    def __init__(self, error):
+        self.error = error
+
+    async def acquire(self, **_):
+        raise self.error
+
+
+def test_only_what_tells_of_the_database_makes_an_answer_503(answers):
+    errors = (OSError(), TimeoutError(), asyncpg.InterfaceError(""), asyncpg.TooManyConnectionsError(""))
+    assert [getattr(each, "status", each) for each in answers(*map(Failing, errors))] == [503] * 4
+    mistakes = [KeyError("on purpose"), AttributeError("on purpose")]
+    assert answers(*map(Failing, mistakes)) == mistakes
+    (wrong,) = answers(object())
+    assert str(wrong) == "transaction='db': worker.state has a object there, expected the pool of a database"
+
+
+class Stale:
+    """Lends connections that the server has ended; stands for one of them, and for its transaction."""
+
+    def __init__(self, error):
+        self.error = error
+        self.lent = 0
+
+    async def acquire(self, **_):
+        self.lent += 1
+        return self
+
+    async def release(self, _):
+        self.lent -= 1
+
+    def transaction(self):
+        return self
+
+    async def start(self):
+        raise self.error
+
+
+def test_a_connection_that_has_ended_unnoticed_makes_an_answer_503(answers):
+    # asyncpg, after it has read that the server ends the connection, and before it has read the end.
+    pools = [Stale(asyncpg.InternalClientError("cannot switch to state 15")), Stale(asyncpg.AdminShutdownError(""))]
+    assert [getattr(each, "status", each) for each in answers(*pools)] == [503, 503]
+    assert [each.lent for each in pools] == [0, 0]
+
+
+def test_requests_without_a_connection_are_not_told_one_by_one(answers, caplog, monkeypatch):
+    answers(*[Failing(TimeoutError())] * 50)
+    assert caplog.messages == ["no connection to db for a request: none within 5s (told every 10s at most)"]
+    monkeypatch.setattr(hourd.aiohttp, "_TELL_EVERY", 0)
+    answers(Failing(OSError("down")))
+    assert len(caplog.messages) == 2
 
 
 def test_more_requests_than_connections_wait_for_their_turn(database):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -65,13 +66,18 @@ async def keep(request):
     return web.Response()
 
 
+async def release(request):
+    tasks.pop().cancel()
+    return web.Response()
+
+
 async def health(request):
     found = Worker.current().health
     return JSON({name: [each.ok, each.reason, each.since] for name, each in found.items()})
 
 
 app = web.Application()
-app.add_routes([web.get("/", ask), web.get("/late", late), web.get("/keep", keep), web.get("/health", health)])
+app.add_routes([web.get("/", ask), web.get("/late", late), web.get("/keep", keep), web.get("/release", release), web.get("/health", health)])
 """
 OWN = """
 import asyncio
@@ -286,14 +292,59 @@ def test_a_server_that_is_silent_is_down_and_holds_nothing_up(postgresql, redis)
                 os.kill(pid, signal.SIGCONT)
 
 
-def test_a_pool_whose_connections_are_all_in_use_is_called_that(postgresql, redis):
-    with started(postgresql, redis, workers=1) as daemon:
+def test_a_pool_whose_connections_are_all_in_use_is_busy_and_not_down(postgresql, redis):
+    app = APP.replace('"$TEST_DB"', '"$TEST_DB", max_size=1')
+    urls = {"TEST_DB": postgresql.url(), "TEST_REDIS": redis.url()}
+    with Daemon(config(workers=1), {"app.py": app}, environment=urls) as daemon:
         daemon.expect("READY=1")
-        daemon.write("app.py", APP.replace('"$TEST_DB"', '"$TEST_DB", max_size=1'))
-        assert daemon.reload().ok
-        daemon.allow("is down", "was not closed within")
+        daemon.allow("is busy")
         get(daemon, "keep")
-        daemon.wait_log("engine db: .* is down: all 1 connections are in use")
+        daemon.wait_log(r"warning +hourd\.worker\[\d+\] engine db: .* is busy: all 1 connections are in use")
+        assert get(daemon, "health")[1]["db"][:2] == [True, ""]
+        get(daemon, "release")
+        daemon.wait_log("engine db: .* is busy no more")
+
+
+class Told(engines.Engine):
+    """Each check notes how the engine is thought to be, and finds what comes next."""
+
+    def __init__(self, worker, *found):
+        self.worker = worker
+        self.found = iter(found)
+        self.health = []
+        self.done = asyncio.Event()
+
+    async def open(self):
+        return self
+
+    async def close(self):
+        pass
+
+    async def check(self):
+        self.health.append(self.worker.health["db"].ok)
+        if error := next(self.found, None):
+            raise error
+        if len(self.health) > 7:
+            self.done.set()
+
+
+def test_that_an_engine_is_busy_tells_nothing_of_what_it_talks_to(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("hourd.engines.lifespan._CHECK_EVERY", 0)
+    worker = Worker(name="test", pool="web", slot=0, generation=1, log=logging.getLogger("test"))
+    busy, down = engines.BusyError("all in use"), OSError("refused")
+    told = Told(worker, busy, busy, down, busy, None, busy, None)
+
+    async def enter():
+        async with engines.compose(db=told)(worker):
+            await told.done.wait()
+
+    asyncio.run(enter())
+    assert told.health[:8] == [True, True, True, False, False, True, True, True]
+    assert [re.sub(" after .*", "", message) for message in caplog.messages] == [
+        f"engine db: it is {how}"
+        for how in ("busy: all in use", "down: refused", "up again", "busy: all in use", "busy no more")
+    ]
 
 
 def own(*, opening="41", closing="pass"):

@@ -10,13 +10,15 @@ from pathlib import Path
 import aiohttp
 import asyncssh
 import pytest
-from msgspec import inspect, json
+from msgspec import Struct, inspect, json
 
+from hourd.kinds import options
 from hourd.settings import Settings
 
 from .daemon import Daemon, connect
 
 TREE = Path(__file__).parents[1]
+KINDS_OPTIONS = [each for each in vars(options).values() if isinstance(each, type) and issubclass(each, Struct)]
 
 
 def started(example, tmp_path, sample=None):
@@ -158,8 +160,13 @@ def test_http_shows_what_is_typed_over_ssh_whichever_worker_is_asked(tmp_path):
 def test_the_sample_has_every_key():
     text = (TREE / "etc/hourd.yaml").read_text()
     hidden = {"places", "where"}
-    missing = sorted(name for name in names(Settings) - hidden if not re.search(rf"\b{name}:", text))
-    assert not missing
+    known = names(Settings).union(*map(names, KINDS_OPTIONS)) - hidden
+    assert not sorted(name for name in known if not re.search(rf"\b{name}:", text))
+
+
+def test_the_docs_have_every_option_about_http():
+    text = (TREE / "docs/http.md").read_text()
+    assert not sorted(name for name in names(options.HttpOptions) if f"`{name}`" not in text)
 
 
 def names(struct):
@@ -193,6 +200,7 @@ def test_notes(tmp_path, postgresql, redis, monkeypatch):
     monkeypatch.setenv("NOTES_REDIS", redis.url())
     with started("notes", tmp_path) as daemon:
         daemon.expect("READY=1")
+        daemon.allow("is down", "no connection to db for a request")
 
         async def talk():
             url = f"http://{daemon.addresses('web', 'http')[0]}"
@@ -213,5 +221,16 @@ def test_notes(tmp_path, postgresql, redis, monkeypatch):
                         "db": True,
                         "cache": True,
                     }
+
+                # A server that is down is said to be so, in answers too.
+                postgresql.kill()
+                async with session.get(f"{url}/999") as response:
+                    assert response.status == 503
+                redis.kill()
+                async with session.get(f"{url}/{number}") as response:
+                    assert (response.status, await response.json()) == (503, {"error": "the cache cannot be reached"})
+                await asyncio.to_thread(daemon.until, lambda: daemon.log.count("is down") == 4)  # of two workers
+                async with session.get(f"{url}/health") as response:
+                    assert response.status == 503
 
         asyncio.run(talk())

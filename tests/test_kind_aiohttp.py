@@ -206,10 +206,10 @@ def test_an_exception_is_shown_with_its_server_and_counted(loop):
 @pytest.mark.parametrize(
     ("app", "message"),
     [
-        ("returns_nothing", "app is None, expected an aiohttp.web.Application or a factory of one"),
+        ("returns_nothing", "made None, expected an aiohttp.web.Application, or a factory of one"),
         ("factory_fails", "RuntimeError: factory on purpose"),
         ("make_failing", "RuntimeError: startup on purpose"),
-        ("__name__", "app is 'app', expected an aiohttp.web.Application or a factory of one"),
+        ("__name__", "app is 'app', expected an aiohttp.web.Application, or a factory of one"),
     ],
 )
 def test_what_is_no_application_is_told(app, message):

@@ -14,8 +14,8 @@ Each worker has its own, opened before it is ready and closed after it has drain
 
 from .cache import redis
 from .database import postgresql
-from .engine import Engine
+from .engine import BusyError, Engine
 from .lifespan import State, compose
 from .session import client_session
 
-__all__ = ["Engine", "State", "client_session", "compose", "postgresql", "redis"]
+__all__ = ["BusyError", "Engine", "State", "client_session", "compose", "postgresql", "redis"]

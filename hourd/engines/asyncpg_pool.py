@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from . import urls
-from .engine import Engine
+from .engine import BusyError, Engine
 
 _SCHEMES = ("postgresql", "postgres")
 _FREE_WITHIN = 1.0
@@ -59,9 +59,9 @@ class AsyncpgPool(Engine):
             # This also bounds how long giving it back may take when the server is silent.
             connection = await pool.acquire(timeout=_FREE_WITHIN)
         except TimeoutError:
-            if pool.get_idle_size() == 0 and pool.get_size() == pool.get_max_size():
-                raise RuntimeError(f"all {pool.get_max_size()} connections are in use") from None
-            raise
+            if pool.get_size() < pool.get_max_size():
+                raise  # it was to be opened
+            raise BusyError(f"all {pool.get_max_size()} connections are in use") from None
         try:
             await connection.execute("SELECT 1")
         finally:

@@ -6,6 +6,10 @@ import abc
 from typing import Any
 
 
+class BusyError(Exception):
+    """A check found nothing free, and so nothing out about the other side."""
+
+
 class Engine(abc.ABC):
     """Something that a worker has open while it serves.
 
@@ -25,7 +29,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     async def check(self) -> None:
-        """Raise when it cannot be used now. Cancelled when it takes too long."""
+        """Raise when it cannot be used now, ``BusyError`` when all is in use. Cancelled when it takes too long."""
 
     @abc.abstractmethod
     async def close(self) -> None:

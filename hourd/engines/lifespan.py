@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 from .. import errors
 from ..context import Health, Worker
-from .engine import Engine
+from .engine import BusyError, Engine
 
 _OPEN_WITHIN = 10.0
 """Seconds for each engine; a worker that boots has 60 for everything, unless its pool says otherwise."""
@@ -44,7 +45,7 @@ def compose(**engines: Engine) -> Callable[[Worker], AbstractAsyncContextManager
                 setattr(state, name, await _open(name, engine))
                 opened[name] = engine
                 worker.health[name] = Health()
-            watch = asyncio.create_task(_watch(worker, opened))
+            watch = asyncio.create_task(_watch([_Watched(worker, *each) for each in opened.items()]))
             try:
                 yield state
             finally:
@@ -70,31 +71,54 @@ async def _open(name: str, engine: Engine) -> object:
         raise errors.BootError(f"engine {name}: cannot open {engine.where}: {_reason(error)}") from None
 
 
-async def _watch(worker: Worker, engines: dict[str, Engine]) -> None:
+@dataclass
+class _Watched:
+    """An engine that is open, and whether it was told to be busy."""
+
+    worker: Worker
+    name: str
+    engine: Engine
+    busy: bool = False
+
+    async def look(self) -> None:
+        """Ask how it is, and tell of a change, once."""
+        before = self.worker.health[self.name]
+        reason = busy = ""
+        try:
+            async with asyncio.timeout(_CHECK_WITHIN):
+                await self.engine.check()
+        except TimeoutError:
+            reason = f"no answer within {_CHECK_WITHIN:g}s"
+        except BusyError as error:
+            reason, busy = before.reason, _reason(error)
+        except Exception as error:  # noqa: BLE001, whatever it is, it cannot be used
+            reason = _reason(error)
+        if not reason:
+            self._tell_busy(busy)
+        if before.ok == bool(reason):
+            self._tell_health(before, reason)
+
+    def _tell_busy(self, reason: str) -> None:
+        if reason and not self.busy:
+            self.worker.log.warning("engine %s: %s is busy: %s", self.name, self.engine.where, reason)
+        elif self.busy and not reason:
+            self.worker.log.info("engine %s: %s is busy no more", self.name, self.engine.where)
+        self.busy = bool(reason)
+
+    def _tell_health(self, before: Health, reason: str) -> None:
+        self.busy = False
+        self.worker.health[self.name] = now = Health(ok=not reason, reason=reason)
+        if reason:
+            self.worker.log.error("engine %s: %s is down: %s", self.name, self.engine.where, reason)
+        else:
+            seconds = (now.since - before.since).total_seconds()
+            self.worker.log.info("engine %s: %s is up again after %.1fs", self.name, self.engine.where, seconds)
+
+
+async def _watch(engines: list[_Watched]) -> None:
     while True:
         await asyncio.sleep(_CHECK_EVERY)
-        await asyncio.gather(*(_look(worker, name, engine) for name, engine in engines.items()))
-
-
-async def _look(worker: Worker, name: str, engine: Engine) -> None:
-    """Ask how an engine is, and tell of a change, once."""
-    reason = ""
-    try:
-        async with asyncio.timeout(_CHECK_WITHIN):
-            await engine.check()
-    except TimeoutError:
-        reason = f"no answer within {_CHECK_WITHIN:g}s"
-    except Exception as error:  # noqa: BLE001, whatever it is, it cannot be used
-        reason = _reason(error)
-    before = worker.health[name]
-    if before.ok == (not reason):
-        return
-    worker.health[name] = now = Health(ok=not reason, reason=reason)
-    if reason:
-        worker.log.error("engine %s: %s is down: %s", name, engine.where, reason)
-    else:
-        seconds = (now.since - before.since).total_seconds()
-        worker.log.info("engine %s: %s is up again after %.1fs", name, engine.where, seconds)
+        await asyncio.gather(*(each.look() for each in engines))
 
 
 async def _close(worker: Worker, name: str, engine: Engine) -> None:

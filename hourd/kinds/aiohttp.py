@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import socket
 import sys
 from typing import Any, ClassVar
@@ -16,9 +15,9 @@ from typing import Any, ClassVar
 from aiohttp import web
 from msgspec import Struct
 
-from .. import errors, forwarded
-from ..context import Worker, give_worker
-from . import Kind, Listening, access_log, aiohttp_around, aiohttp_leaving, aiohttp_limits
+from .. import forwarded
+from ..context import Worker
+from . import Kind, Listening, access_log, aiohttp_around, aiohttp_leaving, aiohttp_limits, factories
 from .aiohttp_websockets import Noting, Websockets, watch
 from .blame import create_server
 from .leaving import Departure, Leaving
@@ -160,13 +159,11 @@ class Aiohttp(Kind):
             self._runner.begin_shutdown()
 
     async def _make_application(self) -> web.Application:
-        app = self.context.app
+        app = given = self.context.app
         if not isinstance(app, web.Application) and callable(app):
-            app = give_worker(app, self.context.worker)()
-            if inspect.isawaitable(app):
-                app = await app
+            app = await factories.make(app, self.context.worker)
         if not isinstance(app, web.Application):
-            raise errors.BootError(f"app is {app!r}, expected an aiohttp.web.Application or a factory of one")
+            raise factories.refused(app, given, "an aiohttp.web.Application")
         return app
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import errors
-from ..context import Worker, give_worker, takes_worker
+from ..context import Worker, takes_worker
+from . import factories
 
 _ASGI3 = 3
 """An ASGI 3 application takes ``scope``, ``receive`` and ``send``."""
@@ -57,9 +58,7 @@ async def make(app: Any, worker: Worker) -> Callable[..., Any]:
     """
     given = app
     if form(app) is Form.FACTORY:
-        app = give_worker(app, worker)()
-        if inspect.isawaitable(app):
-            app = await app
+        app = await factories.make(app, worker)
     match form(app):
         case Form.APPLICATION:
             return app  # type: ignore[no-any-return]
@@ -69,8 +68,7 @@ async def make(app: Any, worker: Worker) -> Callable[..., Any]:
                 "wrap it: asgiref.compatibility.guarantee_single_callable(app)"
             )
         case _:
-            what = f"app is {app!r}" if app is given else f"app {given!r} made {app!r}"
-            raise errors.BootError(f"{what}, expected an ASGI 3 application, or a factory of one")
+            raise factories.refused(app, given, "an ASGI 3 application")
 
 
 def _can_take(signature: inspect.Signature, count: int) -> bool:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from .. import errors
-from ..context import give_worker, takes_worker
-from . import Context, wsgi_environ
+from ..context import takes_worker
+from . import Context, factories, wsgi_environ
 from .asgi import Asgi
 from .options import WsgiOptions
 from .wsgi_adapter import Inline, Threaded
@@ -79,12 +79,9 @@ class Wsgi(Asgi):
         """Return the application, or what the factory makes."""
         app = given = self.context.app
         if _is_factory(app):
-            app = give_worker(app, self.context.worker)()
-            if inspect.isawaitable(app):
-                app = await app
+            app = await factories.make(app, self.context.worker)
         if not callable(app) or inspect.iscoroutinefunction(app) or (app is not given and _is_factory(app)):
-            what = f"app is {app!r}" if app is given else f"app {given!r} made {app!r}"
-            raise errors.BootError(f"{what}, expected a WSGI application, or a factory of one")
+            raise factories.refused(app, given, "a WSGI application")
         if inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
             raise errors.BootError(f"app is {app!r}, which is asynchronous; an ASGI application needs kind: asgi")
         return app

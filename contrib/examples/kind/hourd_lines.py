@@ -11,15 +11,12 @@ from msgspec import Meta, Struct
 from hourd import StreamKind
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    longest: Annotated[int, Meta(ge=1, description="bytes in a line, at most")] = 65536
-    goodbye: Annotated[str, Meta(pattern=r"^[^\r\n]+$", description="said when the worker drains")] = "BYE"
-
-
 class Lines(StreamKind):
     """Answer each line; say goodbye when the worker drains."""
 
-    Options = Options
+    class Options(Struct, frozen=True, kw_only=True):
+        longest: Annotated[int, Meta(ge=1, description="bytes in a line, at most")] = 65536
+        goodbye: Annotated[str, Meta(pattern=r"^[^\r\n]+$", description="said when the worker drains")] = "BYE"
 
     async def open(self) -> None:
         if not asyncio.iscoroutinefunction(self.context.app):
@@ -27,8 +24,7 @@ class Lines(StreamKind):
         self.writers = set()
 
     def protocol(self) -> asyncio.BaseProtocol:
-        reader = asyncio.StreamReader(limit=self.context.options.longest)
-        return asyncio.StreamReaderProtocol(reader, self.converse)
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(self.context.options.longest), self.converse)
 
     async def converse(self, reader, writer) -> None:
         self.writers.add(writer)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
+import redis
 from aiohttp import web
 
 from hourd import Worker, engines
@@ -43,14 +44,19 @@ async def write(request: web.Request, env: Environment[Note]) -> web.Response:
 
 
 async def read(request: web.Request) -> web.Response:
-    state = Worker.current().state
     number = int(request.match_info["id"])
-    if text := await state.cache.get(f"note:{number}"):
+    if text := await Worker.current().state.cache.get(f"note:{number}"):
         return JSON({"text": text, "cached": True})
-    text = await state.db.fetchval("SELECT text FROM notes WHERE id = $1", number)
+    return await read_stored(request)
+
+
+@environment(transaction="db")
+async def read_stored(request: web.Request, env: Environment[None]) -> web.Response:
+    number = int(request.match_info["id"])
+    text = await env.connection.fetchval("SELECT text FROM notes WHERE id = $1", number)
     if text is None:
         raise JSONError(404, {"error": "there is no such note"})
-    await state.cache.set(f"note:{number}", text, ex=CACHED_FOR)
+    await Worker.current().state.cache.set(f"note:{number}", text, ex=CACHED_FOR)
     return JSON({"text": text, "cached": False})
 
 
@@ -59,8 +65,19 @@ async def health(request: web.Request) -> web.Response:
     return JSON(found, status=200 if all(each.ok for each in found.values()) else 503)
 
 
+@web.middleware
+async def without_cache(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer with 503 what needs Redis while it is down; ``transaction`` does so for PostgreSQL."""
+    try:
+        return await handler(request)
+    except (redis.ConnectionError, redis.TimeoutError):
+        raise JSONError(503, {"error": "the cache cannot be reached"}) from None
+
+
 def create_app() -> web.Application:
-    app = web.Application()
+    app = web.Application(middlewares=[without_cache])
     add_request_id(app)
     app.add_routes([web.post("/", write), web.get(r"/{id:\d{1,9}}", read), web.get("/health", health)])
     return app
