@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import os
 import resource
 import shutil
@@ -153,9 +154,12 @@ from aiohttp import web
 async def ask(request):
     return web.Response(text=f"{request.remote} {request.transport.get_extra_info('peername')} {request.scheme}")
 
+async def file(request):
+    return web.FileResponse("app.py")
+
 def make():
     app = web.Application()
-    app.router.add_get("/", ask)
+    app.add_routes([web.get("/", ask), web.get("/file", file)])
     return app
 """
 PROTOCOL = """
@@ -264,7 +268,7 @@ def both(loop, server, folder):
     return {"pools": {"web": {"workers": 1, "loop": loop, "servers": servers}}}
 
 
-@pytest.mark.parametrize("loop", ["uvloop"])
+@LOOPS
 def test_aiohttp(loop, folder):
     with Daemon(both(loop, web(app="app:make"), folder), {"app.py": HTTP}, folder=folder) as daemon:
         daemon.expect("READY=1")
@@ -274,6 +278,10 @@ def test_aiohttp(loop, folder):
             if server == "tls":
                 sock = client().wrap_socket(sock, server_hostname="localhost")
             with sock, sock.makefile("rb") as replies:
+                sock.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+                size = int(http.client.parse_headers(replies)["Content-Length"])
+                assert replies.read(size) == HTTP.encode()
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 scheme = {"plain": "http", "tls": "https"}[server]
                 assert replies.read().endswith(f"192.0.2.1 {IPV4.peer} {scheme}".encode())

@@ -5,8 +5,8 @@ that one would do but for draining: it tells nobody of connections whose handsha
 would end and cut them. Here they are counted, and the worker lets them in before it drains.
 
 Nothing stays on the data path: the loop has the connection, its protocol is the kind's own. Where a proxy has said
-whose a connection is, the transport is another object with the same methods, which answers for the ends (``Proxied``):
-there is no better way, since uvloop asks the kernel for them. A limit of it: uvloop's ``start_tls`` does not take it.
+whose a connection is, another object stands in for the transport, which answers for the ends (``Proxied``): uvloop
+asks the kernel for them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .. import descriptors, settings
 from ..networks import Networks
 from . import Kind, Listening
 from .proxy_header import HEADER_MAX, Ends, Header, MalformedError
+from .stand_in import StandIn
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -258,18 +259,12 @@ class _Introducing(asyncio.Protocol):
         self._protocol.connection_made(Proxied(transport, self._ends))
 
 
-class Proxied(asyncio.Transport):
+class Proxied(StandIn):
     """A transport that knows the ends of its connection from a proxy."""
 
     def __init__(self, transport: Any, ends: Ends) -> None:
-        super().__init__()
-        self._transport = transport
+        super().__init__(transport)
         self._ends = ends
-        # The methods themselves, so that a call costs what it did.
-        self.__dict__.update({name: getattr(transport, name) for name in _METHODS if hasattr(transport, name)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._ends.peer} {self._transport!r}>"
@@ -281,11 +276,6 @@ class Proxied(asyncio.Transport):
             return self._ends.local
         found = self._transport.get_extra_info(name, default)
         return _ProxiedSocket(found, self._ends) if name == "socket" and found is not None else found
-
-
-_METHODS: Final = tuple(
-    name for name in dir(asyncio.Transport) if not name.startswith("_") and name != "get_extra_info"
-)
 
 
 class _ProxiedSocket:
