@@ -298,7 +298,11 @@ def test_who_says_nothing_is_counted_and_cut(loop, folder):
 
 @LOOPS
 def test_a_handshake_that_is_under_way_survives_a_reload(loop, folder):
-    with Daemon(pool(server={"tls": issue(folder)}, workers=1, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
+    """However little grace another server of the worker has."""
+    config = pool(server={"tls": issue(folder)}, workers=1, loop=loop)
+    servers = config["pools"]["web"]["servers"]
+    servers["other"] = {**servers["main"], "tls": None, "grace": "0s"}
+    with Daemon(config, {"app.py": ECHO}, folder=folder) as daemon:
         daemon.expect("READY=1")
         (address,), (old,) = daemon.addresses(), daemon.workers()
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -316,13 +320,13 @@ def test_a_handshake_that_is_under_way_survives_a_reload(loop, folder):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     handshake.do_handshake()
                     break
-                incoming.write(sock.recv(10_000))
+                assert incoming.write(sock.recv(10_000))
             sock.sendall(outgoing.read())
             while True:
                 with contextlib.suppress(ssl.SSLWantReadError):
                     assert int(handshake.read(100).split()[0]) == old
                     break
-                incoming.write(sock.recv(10_000))
+                assert incoming.write(sock.recv(10_000))
 
 
 # --- load --------------------------------------------------------------------------------------------
@@ -519,10 +523,10 @@ def test_what_a_worker_had_nothing_left_for_is_told_of_and_read_again(refused, s
         with monkeypatch.context() as patch:
             patch.setattr(os, refused, refuse)
             issue(folder)
-            while not caplog.messages:
+            while not caplog.messages:  # noqa: ASYNC110, the log tells nobody
                 await asyncio.sleep(0.01)
         assert kept.current is before
-        while kept.current is before:
+        while kept.current is before:  # noqa: ASYNC110, nor does it tell of that
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(rotate(), PATIENCE))

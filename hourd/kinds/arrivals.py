@@ -150,19 +150,16 @@ def make(
 
 
 async def settle(servers: Collection[Kind], patience: float) -> None:
-    """Wait for connections that are accepted and no kind's yet, and cut those that are not through in time.
+    """Wait for connections that are accepted and no kind's yet.
 
     Args:
         servers: which accept nothing any more.
-        patience: seconds.
+        patience: seconds, at most.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             while any(server.arriving for server in servers):  # noqa: ASYNC110, it takes some milliseconds
                 await asyncio.sleep(_LOOK)
-    for server in servers:
-        if server.context.arrivals:
-            await server.context.arrivals.close()
 
 
 class _Door:
