@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hourd.kinds.arrivals import WithoutHeader
 from hourd.kinds.proxy_header import HEADER_MAX, LINE_MAX, SIGNATURE, Ends, Header, MalformedError
 
 from .certificates import client, issue
@@ -232,8 +235,10 @@ def test_a_header_that_comes_in_pieces(loop):
 @LOOPS
 def test_what_is_no_header_is_cut_at_once_and_no_error(loop):
     with Daemon(pool(server={"proxy_protocol": FROM}, workers=1, loop=loop), {"app.py": TELL}) as daemon:
+        daemon.allow("without a header")
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
+        connect(address).close()  # of a look whether anybody is here, nobody is told
         for text in BAD.values():
             with connect(address) as sock, contextlib.suppress(ConnectionResetError):
                 sock.sendall(text)
@@ -248,6 +253,19 @@ def test_what_is_no_header_is_cut_at_once_and_no_error(loop):
             assert 4 < time.monotonic() - begun < PATIENCE / 2
         daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["connections"] == 0)
         assert daemon.pool()["workers"][0]["errors"] == 0
+        (told,) = [line for line in daemon.log.splitlines() if "without a header" in line]
+        assert re.search(r"warning +hourd.server.web.main\S* cut 1 .* last \(it begins with b'GET ", told)
+
+
+def test_those_without_a_header_are_told_of_once_a_minute(caplog):
+    without = WithoutHeader(logging.getLogger("hourd.server"))
+    for second in range(0, 121, 30):
+        without.note("10.0.0.1", f"why {second}", now=1000.0 + second)
+    told = [record.message.partition(";")[0] for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [
+        f"cut {count} connection(s) without a header of the PROXY protocol, 10.0.0.1 last ({why})"
+        for count, why in [(1, "why 0"), (2, "why 60"), (2, "why 120")]
+    ]
 
 
 @pytest.mark.parametrize("loop", ["asyncio"])

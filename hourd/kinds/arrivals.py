@@ -39,6 +39,8 @@ _AT_ONCE: Final = 64
 """Connections that are accepted in one turn of the loop, at most: those that are open are to have theirs."""
 _PAUSE: Final = 1.0
 """Seconds without accepting after the system had no descriptor or no memory left for it."""
+_REMIND: Final = 60.0
+"""Seconds between two warnings of connections without a header, at least."""
 _LOOK: Final = 0.02
 """Seconds between two looks at how many are under way, while draining."""
 
@@ -72,6 +74,7 @@ class Arrivals:
         self.log = log
         self._certified = certified
         self._proxies = proxies
+        self._without_header = WithoutHeader(log)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -110,7 +113,7 @@ class Arrivals:
             handed_over = True
             await self._hand_over(protocol, sock)
         except MalformedError as error:
-            self.log.debug("cut %s: no header of the PROXY protocol: %s", peer or "a client", error)
+            self._without_header.note(peer or "a client", str(error), asyncio.get_running_loop().time())
         except OSError as error:  # TLS errors and timeouts too
             self.log.debug("cut %s: %s", peer or "a client", error or "it took too long")
         except Exception as error:  # noqa: BLE001, user code may raise anything
@@ -122,8 +125,11 @@ class Arrivals:
     async def _introduction(self, sock: socket.socket, peer: object) -> Ends | None:
         if self._proxies is None or not self._proxies.has_peer(peer):
             return None
-        async with asyncio.timeout(HEADER_TIME):
-            return await _read_header(sock)
+        try:
+            async with asyncio.timeout(HEADER_TIME):
+                return await _read_header(sock)
+        except TimeoutError:
+            raise MalformedError(f"it did not come within {HEADER_TIME:g}s") from None
 
     async def _hand_over(self, protocol: asyncio.BaseProtocol, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -137,6 +143,26 @@ class Arrivals:
             ssl_handshake_timeout=HANDSHAKE_TIME,
             ssl_shutdown_timeout=SHUTDOWN_TIME,
         )
+
+
+class WithoutHeader:
+    """Tells of connections that were cut since they lacked the header: nobody else would, if a proxy never sends it."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._count = 0
+        self._next = 0.0
+
+    def note(self, peer: object, why: str, now: float) -> None:
+        """Note a connection; of the first one it is told at once, then of all since, once a minute."""
+        self._log.debug("cut %s: no header of the PROXY protocol: %s", peer, why)
+        self._count += 1
+        if now < self._next:
+            return
+        advice = "have those in proxy_protocol.from send it (send-proxy), or take them out"
+        what = "cut %d connection(s) without a header of the PROXY protocol, %s last (%s); %s"
+        self._log.warning(what, self._count, peer, why, advice)
+        self._count, self._next = 0, now + _REMIND
 
 
 def make(
@@ -213,17 +239,20 @@ async def _read_header(sock: socket.socket) -> Ends | None:
 
     Raises:
         MalformedError: it is none, or its end never comes.
-        OSError: the connection was cut.
+        OSError: the connection was cut, or ended before anything came.
     """
-    header = Header()
+    header, begun = Header(), False
     while not header.complete:
         try:
             data = sock.recv(HEADER_MAX, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             await _readable(sock)
             continue
+        if not data and not begun:
+            raise ConnectionAbortedError("it ended at once")  # as a balancer's look whether anybody is here
         if not data:
             raise MalformedError("the connection ended")
+        begun = True
         # What stays there is not the header's: who waits for more is not woken by what he has seen.
         sock.recv(header.take(data))
     return header.ends()
