@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import os
 import pwd
 import re
@@ -14,10 +15,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from . import errors, files, settings
 
+C = TypeVar("C", bound=ssl.SSLContext)
 Stamp = tuple[int, ...] | None
 """What changes with a file; ``None`` for one that is not there."""
 
@@ -27,6 +29,7 @@ _SOON: Final = 14 * _DAY
 _FILE_MAX: Final = 4 * 1024 * 1024
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_NOT_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MISFITS: Final = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH")
 _VERSION_TAG: Final = 0xA0
 _UTC_TIME: Final = 0x17
@@ -62,15 +65,25 @@ def load(tls: settings.Tls) -> Loaded:
     Raises:
         errors.ConfigError: something is wrong; the text names key and file.
         errors.NoPermissionError: this process may not read one of the files.
+        errors.SystemRefusedError: the files may be right, but not now for this process.
     """
+    try:
+        return _load_all(tls)
+    except (OSError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "no memory is left"
+        where = f"{_place(tls, 'certificate')}: {tls.certificate}"
+        raise errors.SystemRefusedError(f"{where} cannot be read: {why}") from None
+
+
+def _load_all(tls: settings.Tls) -> Loaded:
     before = stamps(tls)
     content = {path: _read(path, place) for path, place in _files(tls)}
-    context = make_context(tls, tls, content)
-    named = {name.lower(): make_context(tls, each, content) for name, each in tls.sni.items()}
+    context = prepare(_new(), tls, tls, content)
+    named = {name.lower(): prepare(_new(), tls, each, content) for name, each in tls.sni.items()}
     ends = {each.certificate: _end(content[each.certificate]) for each in (tls, *tls.sni.values())}
     loaded = Loaded(context=context, named=named, content=content, stamps=before, ends=ends)
     if named:
-        context.sni_callback = chooser(lambda: loaded)
+        context.sni_callback = _chooser(loaded)
     return loaded
 
 
@@ -111,11 +124,11 @@ def ending(tls: settings.Tls, loaded: Loaded, now: float) -> Iterator[str]:
             yield f"{_place(each, 'certificate')}: the certificate {each.certificate} expires {days}"
 
 
-def chooser(loaded: Callable[[], Loaded]) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+def _chooser(loaded: Loaded) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
     """Return what OpenSSL asks for the certificate of a name: an ``SSLContext.sni_callback``."""
 
     def choose(connection: ssl.SSLObject, name: str | None, given: ssl.SSLContext) -> None:
-        wanted = loaded().choose(name)
+        wanted = loaded.choose(name)
         if wanted is not given:
             connection.context = wanted
 
@@ -160,7 +173,8 @@ def _read(path: str, place: str) -> bytes:
     except files.UnusableError as error:
         raise errors.ConfigError(f"{place}: {path} {error}") from None
     except OSError as error:
-        raise errors.ConfigError(f"{place}: {path} cannot be read: {error.strerror}") from None
+        kind = errors.ConfigError if error.errno in _NOT_THERE else errors.SystemRefusedError
+        raise kind(f"{place}: {path} cannot be read: {error.strerror}") from None
 
 
 def _me() -> str:
@@ -170,9 +184,12 @@ def _me() -> str:
         return str(os.geteuid())
 
 
-def make_context(tls: settings.Tls, each: settings.Certificate, content: Mapping[str, bytes]) -> ssl.SSLContext:
-    """Return a context that has one of the certificates; as ``load``."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def _new() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+def prepare(context: C, tls: settings.Tls, each: settings.Certificate, content: Mapping[str, bytes]) -> C:
+    """Give a new context of a server one of the certificates, and return it; as ``load``."""
     context.minimum_version = _VERSIONS[tls.minimum]
     context.options |= ssl.OP_NO_RENEGOTIATION
     if tls.ciphers:

@@ -26,10 +26,9 @@ from typing import NoReturn
 
 from setproctitle import setproctitle
 
-from . import channel, descriptors, ending, errors, log, loops, orders, privileges, stacks, worker
+from . import channel, descriptors, ending, errors, log, loops, orders, privileges, rotation, stacks, worker
 from .application import Application, explain, load
 from .opening import Birth
-from .rotation import Certificates
 
 _PIDFD = b"\0"
 """Comes with a worker's pidfd; anything else is the number of the error for which there is none."""
@@ -47,7 +46,7 @@ class Mold:
         self._channel = end
         self._orders = mine
         self._application: Application | None = None
-        self._certificates: dict[str, Certificates] = {}
+        self._certificates: dict[str, rotation.Certificates] = {}
         self._board_fd = board_fd
         self._workers: list[int] = []
         """A pidfd for each worker that may be alive."""
@@ -56,7 +55,7 @@ class Mold:
         """Read what the servers' TLS needs, as the user that workers are."""
         for name, server in self._orders.settings.servers.items():
             if server.tls:
-                self._certificates[name] = Certificates(server.tls)
+                self._certificates[name] = rotation.Certificates(server.tls)
 
     def import_application(self) -> None:
         """Import, and find out whether that can be forked."""
@@ -73,7 +72,7 @@ class Mold:
     def serve(self) -> Birth | None:
         """Fork as asked. Returns a ``Birth`` in each worker, and ``None`` in the mold at its end."""
         self._channel.send(channel.Imported())
-        while packet := self._channel.receive():
+        while packet := self._hear():
             match packet.message:
                 case _ if packet.truncated:
                     # With its descriptors, the worker's channel is closed here: the master hears of that.
@@ -92,6 +91,14 @@ class Mold:
                     return None
         self._outlive_master()
         return None
+
+    def _hear(self) -> channel.Packet | None:
+        """Wait for the master. Meanwhile, take new certificates: a worker that is born has none that is older."""
+        while self._certificates and not _readable(self._channel.fileno(), rotation.LOOK):
+            for name, each in self._certificates.items():
+                if each.refresh(time.monotonic()):
+                    _logger.debug("%s: new certificate of server %s for workers to come", self._orders.title, name)
+        return self._channel.receive()
 
     def _fork(self, slot: int, channel_fd: int, board_fd: int) -> Birth | None:
         try:
@@ -321,8 +328,12 @@ def _sockets() -> set[str]:
 
 def _ended(pidfd: int, wait: float = 0.0) -> bool:
     """Tell whether a process ended; a pidfd polls readable then (pidfd_open(2))."""
+    return _readable(pidfd, wait)
+
+
+def _readable(fd: int, wait: float) -> bool:
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     return bool(poll.poll(min(wait, _LONGEST_WAIT) * 1000))
 
 

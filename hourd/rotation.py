@@ -3,7 +3,8 @@
 A mold reads them, as its user, so that what is wrong refuses a start or a reload, and workers that are forked from it
 share the keys of session tickets. Each worker then looks at the files every second. What has stayed the same for a
 second is read, in a thread, and serves new connections if it is right: certificate and key fit each other. What is not
-right is told of once, and what was there before stays in use; a worker that is born meanwhile has it from its mold.
+right is told of once, and what was there before stays in use; a worker that is born meanwhile has it from its mold,
+which looks as well. What failed is tried again: it may have been this process that had no descriptor, say.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import logging
 import ssl
 import sys
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from . import certificates, errors, settings
 
-_LOOK: Final = 1.0
+LOOK: Final = 1.0
 """Seconds between two looks at the files."""
+_AGAIN: Final = 10.0
+"""Seconds after which files that could not be used are read again, though they are the same."""
 _DAY: Final = 86400.0
 
 
@@ -39,12 +43,14 @@ class Certificates:
         self._log: logging.Logger | None = None
         self._quieten = 0
         self._seen = self._tried = self._loaded.stamps
-        self._problem: str | None = None
+        self._again = 0.0
+        """When they are read again, by whichever clock they are looked at."""
+        self._problem: errors.HourdError | None = None
         """Why what lies there now is not in use."""
-        self._told = False
+        self._told: str | None = None
         self._warned = 0.0
         self._reading: asyncio.Future[certificates.Loaded] | None = None
-        self._front: ssl.SSLContext | None = None
+        self._front: _Front | None = None
 
     @property
     def current(self) -> ssl.SSLContext:
@@ -53,14 +59,27 @@ class Certificates:
 
     @property
     def front(self) -> ssl.SSLContext:
-        """A context that shows each client the newest certificate."""
+        """A context that stays the same and serves each client with the newest."""
         if self._front is None:
-            front = certificates.make_context(self._tls, self._tls, self._loaded.content)
-            front.set_alpn_protocols(list(self._alpn))
-            _pass_over_no_names()
-            front.sni_callback = certificates.chooser(lambda: self._loaded)
-            self._front = front
+            front = _Front(ssl.PROTOCOL_TLS_SERVER)
+            front.newest = lambda: self._loaded.context
+            self._front = certificates.prepare(front, self._tls, self._tls, self._loaded.content)
         return self._front
+
+    def refresh(self, now: float) -> bool:
+        """Look at the files, and take new ones at once if they are right; tells whether there were any.
+
+        So a mold does for the workers to come: what is there when they are born may be wrong, or there no more.
+
+        Args:
+            now: seconds, by a clock that is the same each time.
+        """
+        if not self._is_due(now):
+            return False
+        with contextlib.suppress(errors.HourdError):  # workers tell of it
+            self._loaded = certificates.load(self._tls)
+            return True
+        return False
 
     def watch(self, log: logging.Logger, alpn: tuple[str, ...], *, tell: bool) -> None:
         """Look at the files from now on, in the running event loop.
@@ -84,50 +103,69 @@ class Certificates:
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(_LOOK, self._look)
+        loop.call_later(LOOK, self._look)
         self._warn()
+        if self._reading:
+            return
+        if self._is_due(loop.time()):
+            try:
+                self._reading = loop.run_in_executor(None, certificates.load, self._tls)
+            except RuntimeError as error:  # there can be no further thread
+                self._problem = errors.SystemRefusedError(f"cannot read {self._tls.certificate}: {error}")
+            else:
+                self._reading.add_done_callback(self._take)
+        elif self._problem and self._seen == self._tried:
+            self._tell(self._problem)
+
+    def _is_due(self, now: float) -> bool:
+        """Look at the files; tells whether they are to be read."""
         stamps = certificates.stamps(self._tls)
         settled = stamps == self._seen
         self._seen = stamps
-        if not settled or self._reading:
-            return  # certificate and key are replaced one after the other
+        if not settled:
+            return False  # certificate and key are replaced one after the other
         if stamps == self._loaded.stamps:
             self._right_again()
-        elif stamps != self._tried:
-            self._tried = stamps
-            self._reading = loop.run_in_executor(None, certificates.load, self._tls)
-            self._reading.add_done_callback(self._take)
-        elif self._problem:
-            self._tell()
+            return False
+        if stamps == self._tried and now < self._again:
+            return False
+        self._tried, self._again = stamps, now + _AGAIN
+        return True
 
     def _take(self, reading: asyncio.Future[certificates.Loaded]) -> None:
         self._reading = None
         try:
             loaded = reading.result()
         except errors.HourdError as error:
-            self._problem = str(error)
+            self._problem = error
             return
-        changed = loaded.content != self._loaded.content
+        changed = self._changed(loaded)
         self._use(loaded)
         self._right_again()
         if changed:
             self._warned = 0.0
-            self._say(logging.INFO, f"new certificate in use: {self._tls.certificate}")
+            self._say(logging.INFO, f"new certificate in use: {', '.join(changed)}")
+
+    def _changed(self, loaded: certificates.Loaded) -> list[str]:
+        """Return which files have others than before: certificates of servers and of authorities, rather than keys."""
+        paths = [path for path, content in loaded.content.items() if content != self._loaded.content[path]]
+        keys = {each.key for each in (self._tls, *self._tls.sni.values())}
+        return [path for path in paths if path not in keys] or paths
 
     def _use(self, loaded: certificates.Loaded) -> None:
         for context in (loaded.context, *loaded.named.values()):
             context.set_alpn_protocols(list(self._alpn))
         self._loaded = loaded
 
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            self._say(logging.ERROR, f"{self._problem}; the certificate that was read before stays in use")
+    def _tell(self, problem: errors.HourdError) -> None:
+        if str(problem) != self._told:
+            self._told = str(problem)
+            self._say(logging.ERROR, f"{problem}; the certificate that was read before stays in use", own=_own(problem))
 
     def _right_again(self) -> None:
         if self._told:
-            self._say(logging.INFO, "the files of the certificate are right again")
-        self._told, self._problem = False, None
+            self._say(logging.INFO, "the files of the certificate are right again", own=_own(self._problem))
+        self._told = self._problem = None
 
     def _warn(self) -> None:
         now = time.time()
@@ -136,9 +174,31 @@ class Certificates:
             for sentence in certificates.ending(self._tls, self._loaded, now):
                 self._say(logging.WARNING, sentence)
 
-    def _say(self, level: int, text: str) -> None:
+    def _say(self, level: int, text: str, *, own: bool = False) -> None:
+        """Log what all workers find, or what is this one's own."""
         if self._log:
-            self._log.log(max(logging.DEBUG, level + self._quieten), "%s", text)
+            self._log.log(level if own else max(logging.DEBUG, level + self._quieten), "%s", text)
+
+
+def _own(problem: errors.HourdError | None) -> bool:
+    """Tell whether siblings need not have the problem: it is the process that lacks something, not the files."""
+    return isinstance(problem, errors.SystemRefusedError)
+
+
+class _Front(ssl.SSLContext):
+    """Leaves each connection to the newest context, whole.
+
+    To change a connection's context once its client has asked for a name is not enough: its session would be one of
+    this context for good, and could be resumed when the authority for its client's certificate is not trusted any more.
+    """
+
+    newest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(self, *arguments: Any, **more: Any) -> ssl.SSLObject:
+        return self.newest().wrap_bio(*arguments, **more)
+
+    def wrap_socket(self, *arguments: Any, **more: Any) -> ssl.SSLSocket:
+        return self.newest().wrap_socket(*arguments, **more)
 
 
 @functools.cache

@@ -42,6 +42,9 @@ File = Annotated[str, Meta(extra={"unit": "file"}, examples=["/etc/hello/cert.pe
 HostName = Annotated[str, Meta(pattern=r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$")]
 """A name that clients ask for, or ``*.`` and a name for all that have one label before it; in ASCII (``xn--``)."""
 
+AlpnName = Annotated[str, Meta(pattern=r"^[!-~]{1,255}$")]
+"""A protocol's name in TLS (RFC 7301): what is registered is in ASCII, and OpenSSL takes no more bytes."""
+
 WORKERS_MAX = 1024
 """Of one pool."""
 FAILURES_MAX = 1_000_000
@@ -82,7 +85,7 @@ class Tls(Certificate, frozen=True, kw_only=True):
     ] = None
     minimum: Annotated[Literal["TLSv1.2", "TLSv1.3"], Meta(description="the oldest version that is spoken")] = "TLSv1.2"
     ciphers: Annotated[str | None, Meta(description="of TLSv1.2, as openssl-ciphers(1) has them")] = None
-    alpn: Annotated[tuple[str, ...], Meta(description="protocols to offer; default: what the kind speaks")] = ()
+    alpn: Annotated[tuple[AlpnName, ...], Meta(description="protocols to offer; default: what the kind speaks")] = ()
 
 
 class ProxyProtocol(Struct, frozen=True, kw_only=True):

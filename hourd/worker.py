@@ -214,21 +214,34 @@ class Life:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         begun = time.monotonic()
-        graces = (self._pool.servers[name].grace for name in self._servers)
+        graces = (self._grace(name) for name in self._servers)
         await arrivals.settle(self._servers.values(), min(_ARRIVAL, *graces))
-        # In one turn, so that nobody acts on the one without the other.
+        late = {name for name, server in self._servers.items() if server.arriving}
+        # In one turn, so that nobody acts on the one without the other. Only servers for whose connections the least
+        # grace of all was too short are asked later: that one is not to cut them, nor to wait for them.
         self._worker.draining.set()
-        for server in self._servers.values():
-            try:
-                server.drain()
-            except Exception:
-                server.context.log.exception("server %s failed to drain", server.context.server)
-        await asyncio.gather(*(self._drain_server(name, server, begun) for name, server in self._servers.items()))
+        for name, server in self._servers.items():
+            if name not in late:
+                self._ask_to_finish(server)
+        await asyncio.gather(*(self._drain_server(name, begun, late=name in late) for name in self._servers))
 
-    async def _drain_server(self, name: str, server: kinds.Kind, begun: float) -> None:
+    def _grace(self, name: str) -> float:
         grace = self._pool.servers[name].grace
-        if self.failed:
-            grace = min(grace, _LAST_MOMENT)
+        return min(grace, _LAST_MOMENT) if self.failed else grace
+
+    def _ask_to_finish(self, server: kinds.Kind) -> None:
+        try:
+            server.drain()
+        except Exception:
+            server.context.log.exception("server %s failed to drain", server.context.server)
+
+    async def _drain_server(self, name: str, begun: float, *, late: bool) -> None:
+        server, grace = self._servers[name], self._grace(name)
+        if late:
+            await arrivals.settle([server], begun + min(_ARRIVAL, grace) - time.monotonic())
+            if server.context.arrivals:
+                await server.context.arrivals.close()
+            self._ask_to_finish(server)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(begun + grace - time.monotonic()):
                 while server.connections:  # noqa: ASYNC110, no library tells of its last connection

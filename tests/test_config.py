@@ -418,6 +418,20 @@ TABLE = [
         f"{MINIMAL}log: {{level: inf}}\n",
         ("hourd.yaml:2: log.level: expected debug, error, info or warning, got the text 'inf', did you mean 'info'?"),
     ),
+    *(
+        (
+            server(f"tls: {{certificate: hourd.yaml, alpn: [h2, {name}]}}"),
+            (
+                f"{SERVER}tls.alpn[1]: expected a protocol's name such as http/1.1: ASCII without spaces, at most 255, "
+                f"got {found}"
+            ),
+        )
+        for name, found in [("''", "the text ''"), ("ü", "the text 'ü'"), ("a b", "the text 'a b'")]
+    ),
+    (
+        server("options: {access_log: true, access_log_file: ''}"),
+        f"{SERVER}options.access_log_file: expected the path of a file, got the text ''",
+    ),
     # Addresses
     (server("bind: []"), "hourd.yaml:7: pools.web.servers.http.bind: expected at least one, got an empty list"),
     (

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -21,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hourd.kinds.arrivals import WithoutHeader
 from hourd.kinds.proxy_header import HEADER_MAX, LINE_MAX, SIGNATURE, Ends, Header, MalformedError
 
 from .certificates import client, issue
@@ -153,9 +157,12 @@ from aiohttp import web
 async def ask(request):
     return web.Response(text=f"{request.remote} {request.transport.get_extra_info('peername')} {request.scheme}")
 
+async def file(request):
+    return web.FileResponse("app.py")
+
 def make():
     app = web.Application()
-    app.router.add_get("/", ask)
+    app.add_routes([web.get("/", ask), web.get("/file", file)])
     return app
 """
 PROTOCOL = """
@@ -228,8 +235,10 @@ def test_a_header_that_comes_in_pieces(loop):
 @LOOPS
 def test_what_is_no_header_is_cut_at_once_and_no_error(loop):
     with Daemon(pool(server={"proxy_protocol": FROM}, workers=1, loop=loop), {"app.py": TELL}) as daemon:
+        daemon.allow("without a header")
         daemon.expect("READY=1")
         (address,) = daemon.addresses()
+        connect(address).close()  # of a look whether anybody is here, nobody is told
         for text in BAD.values():
             with connect(address) as sock, contextlib.suppress(ConnectionResetError):
                 sock.sendall(text)
@@ -244,6 +253,19 @@ def test_what_is_no_header_is_cut_at_once_and_no_error(loop):
             assert 4 < time.monotonic() - begun < PATIENCE / 2
         daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["connections"] == 0)
         assert daemon.pool()["workers"][0]["errors"] == 0
+        (told,) = [line for line in daemon.log.splitlines() if "without a header" in line]
+        assert re.search(r"warning +hourd.server.web.main\S* cut 1 .* last \(it begins with b'GET ", told)
+
+
+def test_those_without_a_header_are_told_of_once_a_minute(caplog):
+    without = WithoutHeader(logging.getLogger("hourd.server"))
+    for second in range(0, 121, 30):
+        without.note("10.0.0.1", f"why {second}", now=1000.0 + second)
+    told = [record.message.partition(";")[0] for record in caplog.records if record.levelno == logging.WARNING]
+    assert told == [
+        f"cut {count} connection(s) without a header of the PROXY protocol, 10.0.0.1 last ({why})"
+        for count, why in [(1, "why 0"), (2, "why 60"), (2, "why 120")]
+    ]
 
 
 @pytest.mark.parametrize("loop", ["asyncio"])
@@ -264,7 +286,7 @@ def both(loop, server, folder):
     return {"pools": {"web": {"workers": 1, "loop": loop, "servers": servers}}}
 
 
-@pytest.mark.parametrize("loop", ["uvloop"])
+@LOOPS
 def test_aiohttp(loop, folder):
     with Daemon(both(loop, web(app="app:make"), folder), {"app.py": HTTP}, folder=folder) as daemon:
         daemon.expect("READY=1")
@@ -274,6 +296,10 @@ def test_aiohttp(loop, folder):
             if server == "tls":
                 sock = client().wrap_socket(sock, server_hostname="localhost")
             with sock, sock.makefile("rb") as replies:
+                sock.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
+                size = int(http.client.parse_headers(replies)["Content-Length"])
+                assert replies.read(size) == HTTP.encode()
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 scheme = {"plain": "http", "tls": "https"}[server]
                 assert replies.read().endswith(f"192.0.2.1 {IPV4.peer} {scheme}".encode())

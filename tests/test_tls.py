@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import errno
 import json
+import logging
 import os
 import pwd
 import re
@@ -24,10 +26,10 @@ import trustme
 import yaml
 from cryptography.hazmat.primitives import serialization
 
-from hourd import certificates, config, errors, settings
+from hourd import certificates, config, errors, rotation, settings
 
 from .certificates import CA, client, issue, replace
-from .daemon import ECHO, Daemon, connect, pool
+from .daemon import ECHO, PATIENCE, Daemon, connect, pool
 from .witness import web
 
 LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -204,7 +206,7 @@ def test_the_certificate_of_the_name_that_is_asked_for(folder):
             assert sock.getpeercert()["subjectAltName"] == (("DNS", "localhost"),)
         # The further certificates are looked after too.
         issue(folder, "one", "one.example.org", "more.example.org")
-        daemon.wait_log("new certificate in use")
+        daemon.wait_log(rf"new certificate in use: {folder}/one.certificate.pem\n")
         daemon.until(lambda: shown(address, "one.example.org") == {"one.example.org", "more.example.org"})
 
 
@@ -296,7 +298,11 @@ def test_who_says_nothing_is_counted_and_cut(loop, folder):
 
 @LOOPS
 def test_a_handshake_that_is_under_way_survives_a_reload(loop, folder):
-    with Daemon(pool(server={"tls": issue(folder)}, workers=1, loop=loop), {"app.py": ECHO}, folder=folder) as daemon:
+    """However little grace another server of the worker has."""
+    config = pool(server={"tls": issue(folder)}, workers=1, loop=loop)
+    servers = config["pools"]["web"]["servers"]
+    servers["other"] = {**servers["main"], "tls": None, "grace": "0s"}
+    with Daemon(config, {"app.py": ECHO}, folder=folder) as daemon:
         daemon.expect("READY=1")
         (address,), (old,) = daemon.addresses(), daemon.workers()
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -314,13 +320,13 @@ def test_a_handshake_that_is_under_way_survives_a_reload(loop, folder):
                 with contextlib.suppress(ssl.SSLWantReadError):
                     handshake.do_handshake()
                     break
-                incoming.write(sock.recv(10_000))
+                assert incoming.write(sock.recv(10_000))
             sock.sendall(outgoing.read())
             while True:
                 with contextlib.suppress(ssl.SSLWantReadError):
                     assert int(handshake.read(100).split()[0]) == old
                     break
-                incoming.write(sock.recv(10_000))
+                assert incoming.write(sock.recv(10_000))
 
 
 # --- load --------------------------------------------------------------------------------------------
@@ -439,10 +445,15 @@ def test_links_that_are_swapped_are_noticed(folder):
 
 def test_what_is_broken_is_told_of_once_and_the_old_one_stays(folder):
     files = issue(folder)
-    with Daemon(pool(server={"tls": files}, workers=1), {"app.py": ECHO}, folder=folder) as daemon:
-        daemon.allow(STAYS, "died|killed")
+    config = {**pool(server={"tls": files}, workers=1), "log": {"level": "debug"}}
+    with Daemon(config, {"app.py": ECHO}, folder=folder) as daemon:
+        daemon.allow(STAYS, "died|killed", "debug.*the peer closed the connection")
         daemon.expect("READY=1")
         (address,), (worker,) = daemon.addresses(), daemon.workers()
+        # The old one: not the oldest.
+        issue(folder)
+        daemon.wait_log("new certificate in use")
+        daemon.wait_log("new certificate of server main for workers to come")
         before = serial(address)
         replace(folder / files["key"], other_key())
         where = re.escape(f"{daemon.file}:") + r"\d+: pools\.web\.servers\.main\.tls\.key: the key \S+ does not belong"
@@ -492,6 +503,66 @@ def test_the_end_of_a_certificate_is_told_of(folder):
         assert "has expired" in checked.stderr
         # Once a day at most, and by one worker.
         assert daemon.log.count("expires in") == daemon.log.count("has expired") == 1
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+@pytest.mark.parametrize("refused", ["open", "memfd_create"])
+def test_what_a_worker_had_nothing_left_for_is_told_of_and_read_again(refused, slot, folder, monkeypatch, caplog):
+    files = {name: str(folder / file) for name, file in issue(folder).items()}
+    monkeypatch.setattr(rotation, "LOOK", 0.01)
+    monkeypatch.setattr(rotation, "_AGAIN", 0.2)
+    caplog.set_level("INFO")
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async def rotate():
+        kept = rotation.Certificates(settings.Tls(**files))
+        kept.watch(logging.getLogger("hourd.server"), (), tell=slot == 0)
+        before = kept.current
+        with monkeypatch.context() as patch:
+            patch.setattr(os, refused, refuse)
+            issue(folder)
+            while not caplog.messages:  # noqa: ASYNC110, the log tells nobody
+                await asyncio.sleep(0.01)
+        assert kept.current is before
+        while kept.current is before:  # noqa: ASYNC110, nor does it tell of that
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(rotate(), PATIENCE))
+    told = f"tls.certificate: {files['certificate']} cannot be read: Too many open files; {STAYS}"
+    assert told in caplog.messages[0]
+    assert caplog.messages.count("the files of the certificate are right again") == 1
+
+
+def resumed(server, context, session=None):
+    """Shake hands in memory; returns whether a session was resumed, and the session."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(there, back, server_side=True)
+    theirs = context.wrap_bio(back, there, server_hostname="localhost", session=session)
+    for step in [theirs.do_handshake, ours.do_handshake] * 3 + [lambda: ours.write(b"x"), lambda: theirs.read(1)]:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            step()
+    return theirs.session_reused, theirs.session
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@pytest.mark.parametrize("which", ["current", "front"])
+def test_sessions_end_with_the_trust_in_who_has_signed_for_a_client(which, version, folder):
+    files = {name: str(folder / file) for name, file in issue(folder).items()}
+    authority = trustme.CA()
+    issue(folder, "friend", "friend@example.org", ca=authority)
+    replace(folder / "clients.pem", authority.cert_pem.bytes())
+    kept = rotation.Certificates(settings.Tls(**files, client_ca=str(folder / "clients.pem")))
+    context = client(own=folder / "friend")
+    context.maximum_version = ssl.TLSVersion[version]
+    _, session = resumed(getattr(kept, which), context)
+    assert resumed(getattr(kept, which), context, session)[0]
+    replace(folder / "clients.pem", trustme.CA().cert_pem.bytes())
+    while not kept.refresh(0.0):
+        pass
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        resumed(getattr(kept, which), context, session)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------

@@ -21,6 +21,22 @@ CASES = [
     ("uvloop", "TLSv1.2", plain.test_a_connection_that_was_closed_is_not_reset),
     ("asyncio", "TLSv1.3", plain.test_a_connection_that_was_closed_is_not_reset),
 ]
+LAST = """
+from aiohttp import web
+
+from hourd.kinds.aiohttp import WORKER
+
+
+async def last(request):
+    await request.app[WORKER].draining.wait()
+    return web.FileResponse("app.py")
+
+
+def make():
+    app = web.Application()
+    app.router.add_get("/", last)
+    return app
+"""
 _LARGE = 4_000_000
 """Bytes of a file. What an application gives in one piece is encrypted in one, and the loop stands still meanwhile."""
 
@@ -59,3 +75,17 @@ def test_a_response_that_is_cut_does_not_look_whole(loop, tmp_path):
             assert daemon.reload().ok
             with encrypted.makefile("rb") as rest, pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
                 rest.read()
+
+
+@pytest.mark.parametrize("loop", ["asyncio"])
+def test_a_file_whose_turn_comes_while_the_worker_drains(loop, tmp_path):
+    tmp_path.chmod(0o755)
+    files = {kind: str(tmp_path / name) for kind, name in issue(tmp_path).items()}
+    with Daemon(config(workers=1, loop=loop, server={"tls": files}, lifespan=None), {"app.py": LAST}) as daemon:
+        daemon.expect("READY=1")
+        with client().wrap_socket(connect(daemon.addresses()[0]), server_hostname="localhost") as sock:
+            sock.sendall(GET)
+            daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["requests"] == 1)
+            assert daemon.reload().ok
+            with sock.makefile("rb") as reply:
+                assert reply.read().endswith(LAST.encode())

@@ -23,6 +23,8 @@ _REFERENCE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\
 _PATTERNS: Final = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$": "letters, digits and _ . -, at most 64, the first a letter or digit",
     r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?$": "a host name in ASCII, or *. and one",
+    r"^[!-~]{1,255}$": "a protocol's name such as http/1.1: ASCII without spaces, at most 255",
+    r"^[^\x00]+$": "the path of a file",
 }
 
 

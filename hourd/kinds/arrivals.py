@@ -5,8 +5,8 @@ that one would do but for draining: it tells nobody of connections whose handsha
 would end and cut them. Here they are counted, and the worker lets them in before it drains.
 
 Nothing stays on the data path: the loop has the connection, its protocol is the kind's own. Where a proxy has said
-whose a connection is, the transport is another object with the same methods, which answers for the ends (``Proxied``):
-there is no better way, since uvloop asks the kernel for them. A limit of it: uvloop's ``start_tls`` does not take it.
+whose a connection is, another object stands in for the transport, which answers for the ends (``Proxied``): uvloop
+asks the kernel for them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .. import descriptors, settings
 from ..networks import Networks
 from . import Kind, Listening
 from .proxy_header import HEADER_MAX, Ends, Header, MalformedError
+from .stand_in import StandIn
 
 Factory = Callable[[], asyncio.BaseProtocol]
 
@@ -38,6 +39,8 @@ _AT_ONCE: Final = 64
 """Connections that are accepted in one turn of the loop, at most: those that are open are to have theirs."""
 _PAUSE: Final = 1.0
 """Seconds without accepting after the system had no descriptor or no memory left for it."""
+_REMIND: Final = 60.0
+"""Seconds between two warnings of connections without a header, at least."""
 _LOOK: Final = 0.02
 """Seconds between two looks at how many are under way, while draining."""
 
@@ -71,6 +74,7 @@ class Arrivals:
         self.log = log
         self._certified = certified
         self._proxies = proxies
+        self._without_header = WithoutHeader(log)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -109,7 +113,7 @@ class Arrivals:
             handed_over = True
             await self._hand_over(protocol, sock)
         except MalformedError as error:
-            self.log.debug("cut %s: no header of the PROXY protocol: %s", peer or "a client", error)
+            self._without_header.note(peer or "a client", str(error), asyncio.get_running_loop().time())
         except OSError as error:  # TLS errors and timeouts too
             self.log.debug("cut %s: %s", peer or "a client", error or "it took too long")
         except Exception as error:  # noqa: BLE001, user code may raise anything
@@ -121,8 +125,11 @@ class Arrivals:
     async def _introduction(self, sock: socket.socket, peer: object) -> Ends | None:
         if self._proxies is None or not self._proxies.has_peer(peer):
             return None
-        async with asyncio.timeout(HEADER_TIME):
-            return await _read_header(sock)
+        try:
+            async with asyncio.timeout(HEADER_TIME):
+                return await _read_header(sock)
+        except TimeoutError:
+            raise MalformedError(f"it did not come within {HEADER_TIME:g}s") from None
 
     async def _hand_over(self, protocol: asyncio.BaseProtocol, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -138,6 +145,26 @@ class Arrivals:
         )
 
 
+class WithoutHeader:
+    """Tells of connections that were cut since they lacked the header: nobody else would, if a proxy never sends it."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._count = 0
+        self._next = 0.0
+
+    def note(self, peer: object, why: str, now: float) -> None:
+        """Note a connection; of the first one it is told at once, then of all since, once a minute."""
+        self._log.debug("cut %s: no header of the PROXY protocol: %s", peer, why)
+        self._count += 1
+        if now < self._next:
+            return
+        advice = "have those in proxy_protocol.from send it (send-proxy), or take them out"
+        what = "cut %d connection(s) without a header of the PROXY protocol, %s last (%s); %s"
+        self._log.warning(what, self._count, peer, why, advice)
+        self._count, self._next = 0, now + _REMIND
+
+
 def make(
     server: settings.Server, certified: Certified | None, log: logging.Logger, alpn: tuple[str, ...], *, tell: bool
 ) -> Arrivals | None:
@@ -149,19 +176,16 @@ def make(
 
 
 async def settle(servers: Collection[Kind], patience: float) -> None:
-    """Wait for connections that are accepted and no kind's yet, and cut those that are not through in time.
+    """Wait for connections that are accepted and no kind's yet.
 
     Args:
         servers: which accept nothing any more.
-        patience: seconds.
+        patience: seconds, at most.
     """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             while any(server.arriving for server in servers):  # noqa: ASYNC110, it takes some milliseconds
                 await asyncio.sleep(_LOOK)
-    for server in servers:
-        if server.context.arrivals:
-            await server.context.arrivals.close()
 
 
 class _Door:
@@ -215,17 +239,20 @@ async def _read_header(sock: socket.socket) -> Ends | None:
 
     Raises:
         MalformedError: it is none, or its end never comes.
-        OSError: the connection was cut.
+        OSError: the connection was cut, or ended before anything came.
     """
-    header = Header()
+    header, begun = Header(), False
     while not header.complete:
         try:
             data = sock.recv(HEADER_MAX, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             await _readable(sock)
             continue
+        if not data and not begun:
+            raise ConnectionAbortedError("it ended at once")  # as a balancer's look whether anybody is here
         if not data:
             raise MalformedError("the connection ended")
+        begun = True
         # What stays there is not the header's: who waits for more is not woken by what he has seen.
         sock.recv(header.take(data))
     return header.ends()
@@ -258,18 +285,12 @@ class _Introducing(asyncio.Protocol):
         self._protocol.connection_made(Proxied(transport, self._ends))
 
 
-class Proxied(asyncio.Transport):
+class Proxied(StandIn):
     """A transport that knows the ends of its connection from a proxy."""
 
     def __init__(self, transport: Any, ends: Ends) -> None:
-        super().__init__()
-        self._transport = transport
+        super().__init__(transport)
         self._ends = ends
-        # The methods themselves, so that a call costs what it did.
-        self.__dict__.update({name: getattr(transport, name) for name in _METHODS if hasattr(transport, name)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._ends.peer} {self._transport!r}>"
@@ -281,11 +302,6 @@ class Proxied(asyncio.Transport):
             return self._ends.local
         found = self._transport.get_extra_info(name, default)
         return _ProxiedSocket(found, self._ends) if name == "socket" and found is not None else found
-
-
-_METHODS: Final = tuple(
-    name for name in dir(asyncio.Transport) if not name.startswith("_") and name != "get_extra_info"
-)
 
 
 class _ProxiedSocket:

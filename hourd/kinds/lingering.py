@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from . import tls_end
 from .connections import cut
+from .stand_in import StandIn
 
 _LAST_WORD = 1.0
 """Seconds that a client has to close too, once it was told that nothing more comes."""
 
 
-class Lingering:
+class Lingering(StandIn):
     """A transport that closes in stages (RFC 9112, 9.6): it ends what it says, then waits for the client's end.
 
     Closed at once, what the client says just then would meet a reset. That may take from the client what
@@ -36,15 +36,12 @@ class Lingering:
             drop: called once, when its protocol is to drop what it is given from now on.
             has_said_so: whether the client was told of the end in its protocol's own way: by a close frame.
         """
-        self._transport = transport
+        super().__init__(transport)
         self._drop = drop
         self._has_said_so = has_said_so
         self._left = False
         self.heard: float | None = None
         """When the client said something last, by the event loop's clock, since this transport is in place."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
     def close(self) -> None:
         if self.left:

@@ -43,7 +43,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
         Meta(description="one line for each request; true: combined, or json where log.format is json"),
     ] = False
     access_log_file: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^[^\x00]+$")] | None,
         Meta(description="where the access log goes, relative to directory; default: standard error"),
     ] = None
     trusted_proxies: Annotated[
