@@ -221,7 +221,7 @@ def add_request_id(app: web.Application, *, trusted: Iterable[str] = ()) -> None
     ) -> web.StreamResponse:
         # Never reset: aiohttp logs a handler's exception afterwards. The connection's next request has its own.
         if networks and networks.has_peer(_peer(request)):
-            request_id.begin(request.headers.get(request_id.HEADER))
+            request_id.begin(request.headers.getall(request_id.HEADER, [None])[-1])
         request_id.enter()
         return await handler(request)
 

@@ -124,6 +124,7 @@ class TestGood:
             "trusted_proxies": [],
             "forwarded_headers": ["x-forwarded-for", "x-forwarded-proto"],
             "body_timeout": 30.0,
+            "send_timeout": 60.0,
             "head_timeout": 20.0,
             "line_max_size": 8192,
             "max_headers": 128,
@@ -339,8 +340,8 @@ TABLE = [
     (
         server("options: {forwarded_headers: [x-forwarded-for, forwarded]}"),
         (
-            f"{SERVER}options.forwarded_headers: expected forwarded or x-forwarded-for, x-forwarded-host, x-forwarded-port or "
-            "x-forwarded-proto, or a list of such, got a list"
+            f"{SERVER}options.forwarded_headers: expected forwarded or x-forwarded-for, x-forwarded-host, x-forwarded-port, "
+            "x-forwarded-proto or x-request-id, or a list of such, got a list"
         ),
     ),
     (server("options: 3"), f"{SERVER}options: expected a mapping of keys to values, got 3"),
