@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import queue
 import re
 import threading
 from pathlib import Path
 
 import pytest
 
-from .around import GATE, Gate, connect
+from hourd.kinds.wsgi_threads import Threads
+
+from .around import GATE, PATIENCE, Gate, connect
 from .daemon import Daemon, pool
 from .witness import KeepAlive
 
@@ -345,6 +348,29 @@ def test_threads_run_at_the_same_time(daemon):
     for each in asking:
         each.join()
     assert len(set(answers)) == 4
+
+
+def test_threads_that_cannot_be_begun_are_not_counted(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    threads, done, gate = Threads(2, "test"), queue.SimpleQueue(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            threads.submit(gate.wait)
+    assert not threads.unfinished
+    threads.submit(gate.wait)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        threads.submit(lambda: done.put("by the one that there is"))
+    gate.set()
+    assert done.get(timeout=PATIENCE) == "by the one that there is"
+    both = threading.Barrier(3, timeout=PATIENCE)
+    for _ in range(2):
+        threads.submit(lambda: done.put(threading.current_thread().name) or both.wait())
+    both.wait()
+    assert {done.get(timeout=PATIENCE) for _ in range(2)} == {"test-1", "test-2"}
 
 
 def test_a_thread_that_waits_holds_up_neither_the_loop_nor_uploads():
