@@ -102,6 +102,8 @@ class Aiohttp(Kind):
             self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
+        if options.client_max_size:
+            self._connection_class = aiohttp_limits.limiting(self._connection_class, options.client_max_size)
         self._access_log = access_log.opened(self.context, aiohttp_around.describe)
         if self._access_log:
             self._connection_class = aiohttp_around.logging(

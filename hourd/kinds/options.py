@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from ..forwarded import Header
 from ..networks import Network
@@ -28,7 +29,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     line_max_size: Annotated[Size, Meta(description="longest request line (URL), and longest header")] = 8 * 1024
     max_headers: Annotated[int, Meta(ge=1, description="how many headers a request may have")] = 128
     client_max_size: Annotated[
-        Size | None, Meta(description="largest request body; default: what the application says")
+        Size | None, Meta(description="largest request body; 0 is no limit; default: what the application says")
     ] = None
     access_log: Annotated[
         bool | Literal["common", "combined", "json"],
@@ -66,6 +67,10 @@ class GatewayOptions(HttpOptions, frozen=True, kw_only=True):
         str, Meta(description="path under which a proxy in front serves the application, which it takes away: /shop")
     ] = ""
 
+    def __post_init__(self) -> None:
+        if not self.client_max_size:
+            force_setattr(self, "client_max_size", None)  # where no application has a limit of its own, these are one
+
 
 class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     """Options of ``kind: asgi``."""
@@ -87,7 +92,8 @@ class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     """Options of ``kind: wsgi``."""
 
     client_max_size: Annotated[
-        Size | None, Meta(description="largest request body; what exceeds 1 MiB is kept in a temporary file")
+        Size | None,
+        Meta(description="largest request body; 0 is no limit; what exceeds 1 MiB is kept in a temporary file"),
     ] = 1024**3
 
     threads: Annotated[
@@ -103,6 +109,7 @@ class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     ] = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.inline and self.threads is not None:
             raise ValueError("inline: true calls the application in no thread; take either inline or threads")
 
