@@ -255,6 +255,7 @@ def test_a_connection_that_was_closed_is_not_reset(loop, kind):
 EVENTS = """
 import asyncio, os
 from aiohttp import web
+from hourd.kinds.aiohttp import WORKER
 
 STOP = web.AppKey("stop", asyncio.Event)
 
@@ -270,6 +271,10 @@ async def ask(request):
     # What on_shutdown has closed, a database it may be, is missed by who asks afterwards.
     return web.Response(status=500 if request.app[STOP].is_set() else 200, text=str(os.getpid()))
 
+async def wait(request):
+    await request.app[WORKER].draining.wait()
+    return await ask(request)
+
 async def begin(app):
     app[STOP] = asyncio.Event()
 
@@ -283,6 +288,7 @@ def create():
     app.on_shutdown.append(on_shutdown)
     app.router.add_get("/events", events)
     app.router.add_get("/", ask)
+    app.router.add_get("/wait", wait)
     return app
 """
 
@@ -303,6 +309,17 @@ def test_handlers_that_wait_for_on_shutdown_end_long_before_their_grace(loop):
             clients.wait_for(50)
         daemon.wait_log("worker web/0 gen=1 .* ended")
         assert daemon.log.count("shutting down") == 1
+
+
+def test_a_request_that_waits_for_its_turn_comes_before_on_shutdown():
+    with Daemon(pool(workers=1, server=web()), {"app.py": EVENTS}) as daemon:
+        daemon.allow("shutting down")
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(GET.replace(b"/ ", b"/wait ") + GET)
+            daemon.until(lambda: counts(daemon.status())[2] == 1)
+            assert daemon.reload().ok
+            assert [answer(replies)[0]["Connection"] for _ in range(2)] == [None, "close"]
 
 
 @SERVED

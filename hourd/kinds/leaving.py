@@ -93,7 +93,7 @@ class Leaving(abc.ABC):
 
     @property
     def is_answering(self) -> bool:
-        """Whether it is in the middle of a response, or has had its last one."""
+        """Whether it is in the middle of its last response, as far as is known, or has had that."""
         return self.transport.left or not self.is_waiting
 
     def has_unread(self) -> bool:
