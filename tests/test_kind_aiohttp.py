@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import io
 import os
+import signal
 
 import aiohttp
 import pytest
@@ -107,6 +108,16 @@ async def startup_fails(app):
 def make_failing():
     app = make()
     app.on_startup.append(startup_fails)
+    return app
+
+
+async def cleanup_fails(app):
+    raise RuntimeError("cleanup on purpose")
+
+
+def make_failing_at_the_end():
+    app = make()
+    app.on_cleanup.append(cleanup_fails)
     return app
 
 
@@ -231,6 +242,19 @@ def test_an_exception_is_shown_with_its_server_and_counted(loop):
         daemon.wait_log(r"error +hourd\.server\.web\.main\[\d+\] [^$]*Traceback[^$]*RuntimeError: handled on purpose")
         daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["errors"] == 1)
         assert daemon.workers() == before
+
+
+def test_a_cleanup_that_fails_takes_nothing_from_the_access_log():
+    server = {"grace": "0s", "options": {"access_log": True}}
+    with Daemon(config("make_failing_at_the_end", workers=1, server=server), FILES) as daemon:
+        daemon.allow("on purpose", "open after its grace")
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock:
+            sock.sendall(GET.replace(b"/ ", b"/forever "))
+            assert sock.recv(12) == b"HTTP/1.1 200"
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert '"GET /forever HTTP/1.1" 499' in daemon.log
 
 
 @pytest.mark.parametrize(

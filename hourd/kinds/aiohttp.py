@@ -144,11 +144,13 @@ class Aiohttp(Kind):
             self._websockets.told.update(self._server.connections)
         if self._departure:
             self._departure.cut()
-        if self._server:
-            await _end_handlers(self._server)
-        await self._runner.cleanup()
-        if self._access_log:
-            await self._access_log.close()
+        try:
+            if self._server:
+                await _end_handlers(self._server)
+            await self._runner.cleanup()
+        finally:
+            if self._access_log:
+                await self._access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None
