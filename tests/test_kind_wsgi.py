@@ -271,7 +271,7 @@ def test_no_more_is_sent_than_the_length(daemon, address):
         ["200 OK", [["X", "\u20ac"]]],
         ["200 OK", [["X", 3]]],
         ["200 OK", [["Transfer-Encoding", "chunked"]]],
-        ["200 OK", [["Connection", "keep-alive"]]],
+        ["200 OK", [["Upgrade", "h2c"]]],
         ["200 OK", [["Content-Length", "-1"]]],
         ["200 OK", [["Content-Length", "4"], ["Content-Length", "5"]]],
         ["200 OK\r\nX: y", []],
@@ -292,6 +292,14 @@ def test_what_can_be_sent_is(address):
     response = ask(address, "/odd", "POST", json.dumps(["299 \xc4ny", headers]).encode())
     assert (response.status, response.body, response.headers["X-Umlaut"]) == (299, b"good", "\xe4\tb")
     assert response.headers.get_all("Set-Cookie") == ["a=1", "b=2"]
+
+
+@pytest.mark.parametrize(("said", "heard"), [("keep-alive, X-Mine", None), ("Close, X-Mine", "close")])
+def test_of_the_connection_only_its_end_is_the_application_s_to_say(address, said, heard):
+    headers = [["X-Mine", "1"], ["Connection", said], ["Keep-Alive", "timeout=5"]]
+    response = ask(address, "/odd", "POST", json.dumps(["200 OK", headers]).encode())
+    assert (response.status, response.body, response.headers["X-Mine"]) == (200, b"good", "1")
+    assert (response.headers["Connection"], response.headers["Keep-Alive"]) == (heard, None)
 
 
 def test_the_error_stream_is_the_log(daemon, address):
