@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from . import Kind
+from .callables import is_coroutine_function
 from .options import AutoOptions
 
 _SPOKEN = (
@@ -127,7 +128,7 @@ class _What:
             names=tuple(each.name for each in positional) if signature else None,
             least=sum(each.default is each.empty for each in positional),
             most=math.inf if more else len(positional),
-            asynchronous=_is_coroutine_function(app),
+            asynchronous=is_coroutine_function(app),
         )
 
     @property
@@ -263,10 +264,6 @@ def _signature(app: Any) -> inspect.Signature | None:
         with contextlib.suppress(Exception):
             return inspect.signature(app)
         return None
-
-
-def _is_coroutine_function(app: Any) -> bool:
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
 
 
 def _shown(thing: Any) -> str:

@@ -16,6 +16,7 @@ from .. import errors
 from ..context import give_worker, takes_worker
 from . import Context, wsgi_environ
 from .asgi import Asgi
+from .callables import is_coroutine_function
 from .options import WsgiOptions
 from .wsgi_adapter import Inline, Threaded
 from .wsgi_files import Errors
@@ -85,7 +86,7 @@ class Wsgi(Asgi):
         if not callable(app) or inspect.iscoroutinefunction(app) or (app is not given and _is_factory(app)):
             what = f"app is {app!r}" if app is given else f"app {given!r} made {app!r}"
             raise errors.BootError(f"{what}, expected a WSGI application, or a factory of one")
-        if inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
+        if is_coroutine_function(app):
             raise errors.BootError(f"app is {app!r}, which is asynchronous; an ASGI application needs kind: asgi")
         return app
 
