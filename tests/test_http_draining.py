@@ -10,8 +10,10 @@ import time
 import aiohttp
 import pytest
 
+from hourd.kinds.leaving import Departure
+
 from . import test_kind_aiohttp, test_kind_asgi
-from .daemon import Daemon, connect, pool
+from .daemon import PATIENCE, Daemon, connect, pool
 from .test_kind_aiohttp import GET, LOOPS, answer, counts
 from .witness import KeepAlive, web
 
@@ -334,3 +336,38 @@ def test_a_response_that_is_cut_does_not_look_whole(loop, kind):
             assert daemon.reload().ok
             with sock.makefile("rb") as rest, pytest.raises(ConnectionResetError):
                 rest.read()
+
+
+def test_a_connection_that_cannot_be_looked_at_keeps_no_other_from_its_end():
+    class Odd:
+        @property
+        def is_gone(self):
+            if ended.is_set():
+                return True
+            raise RuntimeError("on purpose")
+
+    class Plain:
+        is_gone = False
+        looks = 0
+
+        def close_if_idle(self, _now):
+            self.looks += 1
+            self.is_gone = self.looks == 3
+
+    def look(leaving):
+        if len(leaving) == 1:
+            ended.set()
+        if leaving:
+            raise RuntimeError("on purpose too")
+        over.set()
+
+    async def leave():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, about: told.append(str(about["exception"])))
+        Departure([Odd(), Plain()], look)
+        async with asyncio.timeout(PATIENCE):
+            await over.wait()
+
+    told, ended, over = [], asyncio.Event(), asyncio.Event()
+    asyncio.run(leave())
+    assert told == ["on purpose", "on purpose too"]
