@@ -1125,3 +1125,8 @@ def _survives(content: bytes) -> None:
         assert all(line.startswith("hourd.yaml:") and line.isprintable() for line in lines)
     else:
         assert loaded.pools
+
+
+@pytest.mark.parametrize("kind", ["asgi", "wsgi"])
+def test_a_largest_body_of_0_is_no_limit(kind):
+    assert msgspec.convert({"client_max_size": 0}, kinds.find(kind).options).client_max_size is None

@@ -18,7 +18,9 @@ from .daemon import Daemon, connect, pool
 
 async def stream(reader, writer): ...
 async def stream_with_worker(reader, writer, worker): ...
+async def accept(client_reader, client_writer): ...
 async def two(a, b): ...
+async def handler(request, response): ...
 async def serve(worker, sockets): ...
 async def serve_tls(worker, sockets, tls): ...
 async def asgi(scope, receive, send): ...
@@ -26,7 +28,9 @@ async def three(a, b, c): ...
 def asgi_decorated(scope, receive, send): ...
 def wsgi(environ, start_response): ...
 def wsgi_falcon(env, start_response, more=None): ...
-def plain_two(a, b): ...
+def wsgi_short(env, start): ...
+def plain_two(left, right): ...
+def plain_three(a, b, c): ...
 def anything(*args): ...
 async def anything_async(*args, **named): ...
 async def session(process): ...
@@ -113,7 +117,7 @@ class OfApiHour(Container):
     [
         (stream, "stream", "is a coroutine function of (reader, writer)"),
         (stream_with_worker, "stream", "is a coroutine function of (reader, writer)"),
-        (two, "stream", "is a coroutine function of (a, b)"),
+        (accept, "stream", "is a coroutine function of (client_reader, client_writer)"),
         (Streams(), "stream", "called with (reader, writer)"),
         (serve, "callable", "is a coroutine function of (worker, sockets)"),
         (serve_tls, "callable", "is a coroutine function of (worker, sockets, tls)"),
@@ -125,7 +129,7 @@ class OfApiHour(Container):
         (functools.partial(asgi_decorated), "asgi", "(scope, receive, send)"),
         (wsgi, "wsgi", "is a function of (environ, start_response)"),
         (wsgi_falcon, "wsgi", "is a function of (env, start_response, more)"),
-        (plain_two, "wsgi", "is a function of (a, b)"),
+        (wsgi_short, "wsgi", "is a function of (env, start)"),
         (wrapped_wsgi, "wsgi", "is a function of (environ, start_response)"),
         (Wsgi(), "wsgi", "is tests.test_detection.Wsgi, called with (environ, start_response)"),
         (IteratedWsgi, "wsgi", "is tests.test_detection.IteratedWsgi, called with (environ, start_response)"),
@@ -171,10 +175,14 @@ def test_a_factory_has_to_be_called(app):
     [
         (anything, "could be of kind asgi or wsgi: it is a function of (*); say which with --kind"),
         (anything_async, "could be of kind stream or asgi: it is a coroutine function of (*); say which with --kind"),
-        (Datagrams, "is for datagrams (asyncio.DatagramProtocol): say so with --kind datagram"),
-        (makes_datagrams, "is for datagrams (asyncio.DatagramProtocol): say so with --kind datagram"),
+        (Datagrams, "serves datagrams (asyncio.DatagramProtocol): say so with --kind datagram"),
+        (makes_datagrams, "serves datagrams (asyncio.DatagramProtocol): say so with --kind datagram"),
         (asgi2, "takes (scope) alone"),
         (one, "which is of no kind that could be told from it"),
+        (two, "which is of no kind that could be told from it; say which with --kind"),
+        (handler, "which is of no kind that could be told from it; say which with --kind"),
+        (plain_two, "which is of no kind that could be told from it; say which with --kind"),
+        (plain_three, "which is of no kind that could be told from it; say which with --kind"),
         (RequestResponse(), "of no kind"),
         (wrapped_stream, "of no kind"),
         (Echo(), "of no kind"),
@@ -194,9 +202,9 @@ def test_what_cannot_be_told(app, why):
     ("made", "kind", "why"),
     [
         (Echo(), "protocol", "makes tests.test_detection.Echo, an asyncio.Protocol"),
-        (Asgi(), "asgi", "makes what is tests.test_detection.Asgi, called with"),
-        (web.Application(), "aiohttp", "makes what is an aiohttp.web.Application"),
-        (wsgi, "wsgi", "makes what is a function of (environ, start_response)"),
+        (Asgi(), "asgi", "makes tests.test_detection.Asgi, called with"),
+        (web.Application(), "aiohttp", "makes an aiohttp.web.Application"),
+        (wsgi, "wsgi", "makes a function of (environ, start_response)"),
     ],
 )
 def test_what_a_factory_has_made(made, kind, why):
@@ -209,8 +217,8 @@ def test_what_a_factory_has_made(made, kind, why):
     ("made", "why"),
     [
         (factory, "makes <function factory"),
-        (None, "makes what is None, which is of no kind"),
-        (Datagrams(), "is for datagrams"),
+        (None, "makes None, which is of no kind that could be told from it; say which with --kind"),
+        (Datagrams(), "serves datagrams"),
         (anything, "makes what could be of kind asgi or wsgi"),
     ],
 )
@@ -307,8 +315,8 @@ def started(app, *more):
     ("app", "said"),
     [
         ("app", r"kind aiohttp, since app:app is an aiohttp\.web\.Application\n"),
-        ("create_app", r"kind aiohttp, since app:create_app makes what is an aiohttp\.web\.Application\n"),
-        ("create_app_later", r"kind aiohttp, since app:create_app_later makes what is an aiohttp"),
+        ("create_app", r"kind aiohttp, since app:create_app makes an aiohttp\.web\.Application\n"),
+        ("create_app_later", r"kind aiohttp, since app:create_app_later makes an aiohttp"),
         ("annotated", r"kind aiohttp, since app:annotated makes aiohttp\.web_app\.Application"),
         ("Echo", r"kind protocol, since app:Echo is app\.Echo, an asyncio\.Protocol\n"),
         ("make_echo", r"kind protocol, since app:make_echo makes app\.Echo, an asyncio\.Protocol\n"),
@@ -333,10 +341,10 @@ def test_start_finds_the_kind_and_says_so(app, said):
     ("app", "code", "said"),
     [
         ("either", 78, r"server main: app:either could be of kind asgi or wsgi: .*; say which with --kind"),
-        ("Datagrams", 78, r"server main: app:Datagrams is for datagrams .*--kind datagram"),
+        ("Datagrams", 78, r"server main: app:Datagrams serves datagrams .*--kind datagram"),
         ("Shell", 78, r"server main: kind ssh, since app:Shell is app\.Shell, .* needs options, .*host_keys"),
         ("hello", 78, r"server main: app:hello is <function hello .*, which is of no kind"),
-        ("makes_nothing", 78, r"server main \(kind auto\): app:makes_nothing makes what is None, which is of no kind"),
+        ("makes_nothing", 78, r"server main \(kind auto\): app:makes_nothing makes None, which is of no kind"),
         ("fails", 75, r"server main \(kind auto\) failed to open:\nTraceback.*app\.py.*RuntimeError: on purpose"),
     ],
 )

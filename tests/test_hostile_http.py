@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import select
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from hourd.kinds.patience import Debt, Patience
+
 from . import test_kind_aiohttp, test_kind_asgi
-from .daemon import Daemon, connect, pool
+from .daemon import PATIENCE, Daemon, connect, pool
 from .test_kind_aiohttp import GET, answer, counts
 from .witness import KeepAlive
 
@@ -384,3 +387,22 @@ def test_the_end_of_a_client_in_the_middle_is_no_error(kind):
                         with contextlib.suppress(TimeoutError):
                             sock.recv(100)
         daemon.wait_until(lambda status: counts(status)[0] <= 3)
+
+
+def test_a_connection_that_cannot_be_looked_at_takes_no_limit_from_others():
+    def owes(connection):
+        if connection == "odd":
+            raise RuntimeError("on purpose")
+        return Debt("a head", 0.2, collected.set)
+
+    async def look():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, about: told.append(str(about["exception"])))
+        patience = Patience(lambda: ["odd", "plain"], owes, 0.2)
+        async with asyncio.timeout(PATIENCE):
+            await collected.wait()
+        patience.stop()
+
+    told, collected = [], asyncio.Event()
+    asyncio.run(look())
+    assert told == ["on purpose"]

@@ -10,8 +10,10 @@ import time
 import aiohttp
 import pytest
 
+from hourd.kinds.leaving import Departure
+
 from . import test_kind_aiohttp, test_kind_asgi
-from .daemon import Daemon, connect, pool
+from .daemon import PATIENCE, Daemon, connect, pool
 from .test_kind_aiohttp import GET, LOOPS, answer, counts
 from .witness import KeepAlive, web
 
@@ -255,6 +257,7 @@ def test_a_connection_that_was_closed_is_not_reset(loop, kind):
 EVENTS = """
 import asyncio, os
 from aiohttp import web
+from hourd.kinds.aiohttp import WORKER
 
 STOP = web.AppKey("stop", asyncio.Event)
 
@@ -270,6 +273,10 @@ async def ask(request):
     # What on_shutdown has closed, a database it may be, is missed by who asks afterwards.
     return web.Response(status=500 if request.app[STOP].is_set() else 200, text=str(os.getpid()))
 
+async def wait(request):
+    await request.app[WORKER].draining.wait()
+    return await ask(request)
+
 async def begin(app):
     app[STOP] = asyncio.Event()
 
@@ -283,6 +290,7 @@ def create():
     app.on_shutdown.append(on_shutdown)
     app.router.add_get("/events", events)
     app.router.add_get("/", ask)
+    app.router.add_get("/wait", wait)
     return app
 """
 
@@ -305,6 +313,17 @@ def test_handlers_that_wait_for_on_shutdown_end_long_before_their_grace(loop):
         assert daemon.log.count("shutting down") == 1
 
 
+def test_a_request_that_waits_for_its_turn_comes_before_on_shutdown():
+    with Daemon(pool(workers=1, server=web()), {"app.py": EVENTS}) as daemon:
+        daemon.allow("shutting down")
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(GET.replace(b"/ ", b"/wait ") + GET)
+            daemon.until(lambda: counts(daemon.status())[2] == 1)
+            assert daemon.reload().ok
+            assert [answer(replies)[0]["Connection"] for _ in range(2)] == [None, "close"]
+
+
 @SERVED
 def test_a_response_that_is_cut_does_not_look_whole(loop, kind):
     with Daemon(kind.config(workers=1, loop=loop, server={"grace": "100ms"}), kind.FILES) as daemon:
@@ -317,3 +336,38 @@ def test_a_response_that_is_cut_does_not_look_whole(loop, kind):
             assert daemon.reload().ok
             with sock.makefile("rb") as rest, pytest.raises(ConnectionResetError):
                 rest.read()
+
+
+def test_a_connection_that_cannot_be_looked_at_keeps_no_other_from_its_end():
+    class Odd:
+        @property
+        def is_gone(self):
+            if ended.is_set():
+                return True
+            raise RuntimeError("on purpose")
+
+    class Plain:
+        is_gone = False
+        looks = 0
+
+        def close_if_idle(self, _now):
+            self.looks += 1
+            self.is_gone = self.looks == 3
+
+    def look(leaving):
+        if len(leaving) == 1:
+            ended.set()
+        if leaving:
+            raise RuntimeError("on purpose too")
+        over.set()
+
+    async def leave():
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, about: told.append(str(about["exception"])))
+        Departure([Odd(), Plain()], look)
+        async with asyncio.timeout(PATIENCE):
+            await over.wait()
+
+    told, ended, over = [], asyncio.Event(), asyncio.Event()
+    asyncio.run(leave())
+    assert told == ["on purpose", "on purpose too"]

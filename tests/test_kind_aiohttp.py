@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import io
 import os
+import signal
 
 import aiohttp
 import pytest
@@ -24,6 +25,10 @@ from hourd.kinds.aiohttp import WORKER
 
 async def echo(request):
     return web.Response(body=await request.read())
+
+
+async def count(request):
+    return web.Response(text=str(sum([len(part) async for part in request.content.iter_any()])))
 
 
 async def pid(request):
@@ -73,7 +78,8 @@ def make():
     app = web.Application()
     app.add_routes([web.post("/", echo), web.get("/", pid), web.get("/fail", fail), web.get("/wait", wait),
                     web.get("/stream", stream), web.get("/forever", forever), web.get("/state", state),
-                    web.get("/file", file), web.get("/parts", parts)])
+                    web.get("/file", file), web.get("/parts", parts), web.post("/count", count),
+                    web.post("/pid", pid)])
     return app
 
 
@@ -102,6 +108,16 @@ async def startup_fails(app):
 def make_failing():
     app = make()
     app.on_startup.append(startup_fails)
+    return app
+
+
+async def cleanup_fails(app):
+    raise RuntimeError("cleanup on purpose")
+
+
+def make_failing_at_the_end():
+    app = make()
+    app.on_cleanup.append(cleanup_fails)
     return app
 
 
@@ -180,13 +196,38 @@ def test_large_bodies_both_ways_and_status_counts():
         daemon.wait_until(lambda status: counts(status) == (0, 1, 3))
 
 
-def test_a_body_beyond_client_max_size_is_refused():
-    with Daemon(config(server={"options": {"client_max_size": "1KiB"}}), FILES) as daemon:
-        daemon.expect("READY=1")
+def test_a_body_beyond_client_max_size_is_refused_however_it_is_read():
+    def ask(path, *headers, body=b""):
+        with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
+            sock.sendall(b"\r\n".join([b"POST %s HTTP/1.1" % path, b"Host: x", *headers, b"", body]))
+            status = replies.readline().split()[1]
+            headers = http.client.parse_headers(replies)
+            replies.read(int(headers["Content-Length"]))
+            if headers["Connection"] == "close":
+                assert replies.read() == b""
+                return status, "closed"
+            sock.sendall(GET)
+            answer(replies)
+            return status, "kept"
 
-        with connect(daemon.addresses()[0]) as sock:
-            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n" + b"x" * 2000)
-            assert sock.recv(12) == b"HTTP/1.1 413"
+    chunked = b"Transfer-Encoding: chunked"
+    servers = {
+        "main": web(options={"client_max_size": "1KiB"}),
+        "without_a_limit": web(options={"client_max_size": 0}),
+    }
+    with Daemon({"pools": {"web": {"workers": 1, "servers": servers}}}, FILES) as daemon:
+        daemon.expect("READY=1")
+        for path in (b"/", b"/count"):
+            assert ask(path, b"Content-Length: 1024", body=b"x" * 1024) == (b"200", "kept")
+            assert ask(path, b"Content-Length: 2000", body=b"x" * 2000) == (b"413", "kept")
+            assert ask(path, b"Content-Length: 3000000") == (b"413", "closed")
+            assert ask(path, chunked, body=b"200\r\n" + b"x" * 512 + b"\r\n0\r\n\r\n") == (b"200", "kept")
+            assert ask(path, chunked, body=b"800\r\n" + b"x" * 1024 + b"x") == (b"413", "closed")
+        assert ask(b"/pid", b"Content-Length: 3000000") == (b"200", "closed")
+
+        with connect(daemon.addresses(server="without_a_limit")[0]) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+            assert sock.recv(12) == b"HTTP/1.1 200"
 
 
 @LOOPS
@@ -201,6 +242,19 @@ def test_an_exception_is_shown_with_its_server_and_counted(loop):
         daemon.wait_log(r"error +hourd\.server\.web\.main\[\d+\] [^$]*Traceback[^$]*RuntimeError: handled on purpose")
         daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["errors"] == 1)
         assert daemon.workers() == before
+
+
+def test_a_cleanup_that_fails_takes_nothing_from_the_access_log():
+    server = {"grace": "0s", "options": {"access_log": True}}
+    with Daemon(config("make_failing_at_the_end", workers=1, server=server), FILES) as daemon:
+        daemon.allow("on purpose", "open after its grace")
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock:
+            sock.sendall(GET.replace(b"/ ", b"/forever "))
+            assert sock.recv(12) == b"HTTP/1.1 200"
+            daemon.signal(signal.SIGTERM)
+            assert daemon.wait() == 0
+        assert '"GET /forever HTTP/1.1" 499' in daemon.log
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import io
 import os
 
@@ -57,7 +58,7 @@ async def app(scope, receive, send):
             await worker.draining.wait()
             await respond(send, b"draining")
         case "/stream":
-            await send(START)
+            await send({**START, "headers": ((name, b"1") for name in [b"x-mine"])})
             await send({"type": "http.response.body", "body": b"begin\\n", "more_body": True})
             await worker.draining.wait()
             await send({"type": "http.response.body", "body": b"end\\n", "more_body": True})
@@ -88,8 +89,8 @@ async def app(scope, receive, send):
 
 class WithLifespan:
     # What every other framework makes of the same messages.
-    def __init__(self, begin="complete", end="complete", message="", raises=False):
-        self.begin, self.end, self.message, self.raises = begin, end, message, raises
+    def __init__(self, begin="complete", end="complete", message="", raises=False, dies=False):
+        self.begin, self.end, self.message, self.raises, self.dies = begin, end, message, raises, dies
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "lifespan":
@@ -99,6 +100,8 @@ class WithLifespan:
             raise RuntimeError("startup on purpose")
         scope["state"]["pool"] = "opened by lifespan"
         await send({"type": f"lifespan.startup.{self.begin}", "message": self.message})
+        if self.dies:
+            raise RuntimeError("later on purpose")
         assert (await receive())["type"] == "lifespan.shutdown"
         print("shutting down", flush=True)
         await send({"type": f"lifespan.shutdown.{self.end}", "message": "shutdown on purpose"})
@@ -142,6 +145,13 @@ with_lifespan = WithLifespan()
 fails = WithLifespan(begin="failed", message="no database on purpose")
 raises = WithLifespan(raises=True)
 fails_to_end = WithLifespan(end="failed")
+dies = WithLifespan(dies=True)
+
+
+async def reads_first(scope, receive, send):
+    # takes whatever it is called with for a request
+    await receive()
+    await respond(send, b"1")
 """
 FILES = {"app.py": APP, "life.py": LIFESPAN}
 
@@ -219,6 +229,7 @@ def test_an_exception_is_shown_once_with_its_server_and_counted(loop):
         ("asgi2", {}, "an ASGI 2 application, which takes (scope) alone; wrap it"),
         ("__name__", {}, "app is 'app', expected an ASGI 3 application, or a factory of one"),
         ("fails", {}, "the application's lifespan failed to start:\nno database on purpose"),
+        ("raises", {}, "RuntimeError: startup on purpose\nan application that has no lifespan is served with options"),
         ("raises", {"lifespan": "on"}, "RuntimeError: startup on purpose"),
         ("app", {"lifespan": "on"}, "ValueError: none here"),
         ("app", {"root_path": "shop"}, "options: root_path is 'shop', expected a path such as /shop"),
@@ -232,15 +243,21 @@ def test_what_cannot_be_served_is_told(app, options, message):
         assert message in daemon.log
 
 
-def test_a_startup_that_raises_is_told_and_the_application_served():
+def test_who_takes_the_lifespan_for_a_request_is_served_without():
     """As the specification has it: the application may simply know no lifespan."""
-    with Daemon(config("raises", workers=1), FILES) as daemon:
-        daemon.allow("lifespan failed; it is served without one.*RuntimeError: startup on purpose")
+    with Daemon(config("reads_first", workers=1), FILES) as daemon:
         daemon.expect("READY=1")
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(GET)
-            answer(replies)
-        assert "served without one" in daemon.log
+            assert answer(replies)[1] == b"1"
+
+
+def test_a_lifespan_that_fails_while_it_is_served_is_told_of_at_once():
+    with Daemon(config("dies", workers=1), FILES) as daemon:
+        daemon.allow("on purpose")
+        daemon.expect("READY=1")
+        daemon.wait_log(r"hourd\.server\.web\.main.* lifespan failed while it is served\n[^$]*later on purpose")
+        daemon.wait_until(lambda status: status["pools"]["web"]["workers"][0]["errors"] == 1)
 
 
 @pytest.mark.parametrize(("lifespan", "pool_too"), [("auto", True), ("on", False), ("off", True)])
@@ -298,8 +315,8 @@ def test_http_1_0_gets_no_chunks():
         with connect(daemon.addresses()[0]) as sock, sock.makefile("rb") as replies:
             sock.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
             assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
-            while (line := replies.readline()) != b"\r\n":
-                assert b"chunked" not in line
+            headers = http.client.parse_headers(replies)
+            assert (headers["Transfer-Encoding"], headers["X-Mine"]) == (None, "1")
             assert replies.readline() == b"begin\n"
             assert daemon.reload().ok
             assert replies.read() == b"end\n"

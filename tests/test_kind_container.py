@@ -61,6 +61,8 @@ class Base(hourd.Container):
 
     async def cleanup(self):
         await super().cleanup()
+        if "db" not in self.engines:
+            return  # it was not started
         self.engines["db"].append("cleanup")
         self.worker.log.info("journal of %d: %s", self.worker.slot, " ".join(self.engines["db"]))
 
@@ -298,6 +300,20 @@ class Failing(Forever):
 
     async def cleanup(self):
         raise RuntimeError("cleanup on purpose")
+
+
+class FailingServer(Failing):
+    def make_servers(self):
+        async def fail(app):
+            raise RuntimeError("server on purpose")
+
+        self.app.on_cleanup.append(fail)
+        return [self.app]
+
+
+class FailingStart(Failing):
+    async def start(self):
+        raise RuntimeError("start on purpose")
 """
 
 
@@ -312,13 +328,21 @@ def test_the_grace_is_all_that_the_end_may_take():
         assert "killing worker" not in daemon.log
 
 
-def test_what_fails_at_the_end_is_told():
-    with Daemon(config("Failing", workers=1), {"app.py": BASE + LASTING}) as daemon:
+def test_what_fails_at_the_end_is_told_and_keeps_nothing_from_its_end():
+    with Daemon(config("FailingServer", workers=1), {"app.py": BASE + LASTING}) as daemon:
         daemon.expect("READY=1")
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
         daemon.allow("on purpose")
-        assert "RuntimeError: shutdown on purpose" in daemon.log
+        told = re.findall(r"RuntimeError: (\w+) on purpose", daemon.log)
+        assert told == ["shutdown", "server", "cleanup"]
+
+
+def test_what_was_begun_is_cleaned_up_when_its_start_fails():
+    with Daemon(config("FailingStart", workers=1), {"app.py": BASE + LASTING}) as daemon:
+        daemon.allow("on purpose", "it is stopped at once")
+        assert daemon.wait() == 75
+        assert "RuntimeError: start on purpose" in daemon.log
         assert "RuntimeError: cleanup on purpose" in daemon.log
 
 

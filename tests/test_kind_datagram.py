@@ -68,8 +68,10 @@ def make(worker):
 
 class Closing(Answer):
     def datagram_received(self, data, address):
-        super().datagram_received(data, address)
-        self.transport.close()
+        if data == b"close":
+            self.transport.close()
+        else:
+            super().datagram_received(data, address)
 
 
 class Failing(Answer):
@@ -488,16 +490,16 @@ def test_what_the_application_raises_ends_nothing():
         daemon.wait_until(lambda it: it["pools"]["web"]["workers"][0]["errors"] == 1)
 
 
-def test_an_application_that_closes_its_transport_is_told_of():
+def test_a_worker_whose_application_closes_its_transport_is_replaced():
     with Daemon(pool(server=datagram("Closing"), workers=1), FILES) as daemon:
-        daemon.allow("reads no more")
+        daemon.allow("cannot go on: the application has closed its transport")
         daemon.expect("READY=1")
         with Client(daemon.addresses()[0]) as client:
-            assert client.ask()[2] == b"x"
-        daemon.wait_log(r"the application has closed its transport: this worker reads no more of \('127\.0\.0\.1', ")
-        assert daemon.reload().ok
-        with Client(daemon.addresses()[0]) as client:
-            assert client.ask()[2] == b"x"
+            _, first, _ = client.ask()
+            client.send(b"close")
+            slot, second, _ = client.ask()
+        assert slot == 0
+        assert second != first
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import queue
 import re
 import threading
 from pathlib import Path
 
 import pytest
 
-from .around import GATE, Gate, connect
+from hourd.kinds.wsgi_threads import Threads
+
+from .around import GATE, PATIENCE, Gate, connect
 from .daemon import Daemon, pool
 from .witness import KeepAlive
 
@@ -268,7 +271,7 @@ def test_no_more_is_sent_than_the_length(daemon, address):
         ["200 OK", [["X", "\u20ac"]]],
         ["200 OK", [["X", 3]]],
         ["200 OK", [["Transfer-Encoding", "chunked"]]],
-        ["200 OK", [["Connection", "keep-alive"]]],
+        ["200 OK", [["Upgrade", "h2c"]]],
         ["200 OK", [["Content-Length", "-1"]]],
         ["200 OK", [["Content-Length", "4"], ["Content-Length", "5"]]],
         ["200 OK\r\nX: y", []],
@@ -289,6 +292,14 @@ def test_what_can_be_sent_is(address):
     response = ask(address, "/odd", "POST", json.dumps(["299 \xc4ny", headers]).encode())
     assert (response.status, response.body, response.headers["X-Umlaut"]) == (299, b"good", "\xe4\tb")
     assert response.headers.get_all("Set-Cookie") == ["a=1", "b=2"]
+
+
+@pytest.mark.parametrize(("said", "heard"), [("keep-alive, X-Mine", None), ("Close, X-Mine", "close")])
+def test_of_the_connection_only_its_end_is_the_application_s_to_say(address, said, heard):
+    headers = [["X-Mine", "1"], ["Connection", said], ["Keep-Alive", "timeout=5"]]
+    response = ask(address, "/odd", "POST", json.dumps(["200 OK", headers]).encode())
+    assert (response.status, response.body, response.headers["X-Mine"]) == (200, b"good", "1")
+    assert (response.headers["Connection"], response.headers["Keep-Alive"]) == (heard, None)
 
 
 def test_the_error_stream_is_the_log(daemon, address):
@@ -345,6 +356,29 @@ def test_threads_run_at_the_same_time(daemon):
     for each in asking:
         each.join()
     assert len(set(answers)) == 4
+
+
+def test_threads_that_cannot_be_begun_are_not_counted(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    threads, done, gate = Threads(2, "test"), queue.SimpleQueue(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            threads.submit(gate.wait)
+    assert not threads.unfinished
+    threads.submit(gate.wait)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        threads.submit(lambda: done.put("by the one that there is"))
+    gate.set()
+    assert done.get(timeout=PATIENCE) == "by the one that there is"
+    both = threading.Barrier(3, timeout=PATIENCE)
+    for _ in range(2):
+        threads.submit(lambda: done.put(threading.current_thread().name) or both.wait())
+    both.wait()
+    assert {done.get(timeout=PATIENCE) for _ in range(2)} == {"test-1", "test-2"}
 
 
 def test_a_thread_that_waits_holds_up_neither_the_loop_nor_uploads():

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import os
+import socket
 import struct
 import threading
 import time
@@ -15,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType
 
-from .daemon import Daemon, connect, pool
+from .daemon import PATIENCE, Daemon, connect, pool
 from .test_kind_aiohttp import counts
 
 AIOHTTP = """
@@ -177,7 +178,7 @@ async def app(scope, receive, send):
 APPS = {"aiohttp": AIOHTTP, "asgi": ASGI}
 SERVED = pytest.mark.parametrize(("loop", "kind"), [("uvloop", "aiohttp"), ("asyncio", "aiohttp"), ("uvloop", "asgi")])
 SEVERAL = 5
-CLOSE = 0x88
+PING, PONG, CLOSE = 0x9, 0x8A, 0x88
 GOING_AWAY = struct.pack("!H", 1001) + b"the server is going away"
 OWN_WORDS = struct.pack("!H", 1012) + b"its own words"
 
@@ -327,3 +328,40 @@ def test_one_that_does_not_end_is_cut_at_the_grace(loop, kind):
         daemon.wait_log("cut 1 connections")
         wait_replaced(daemon)
         assert daemon.pool()["cut"] == 1
+
+
+def flood(address, stack, count):
+    """Send pings with numbers, and read nothing; returns the socket, and the file of what the server says."""
+    sock = stack.enter_context(socket.socket())
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(PATIENCE)
+    host, _, port = address.rpartition(":")
+    sock.connect((host, int(port)))
+    replies = stack.enter_context(upgrade(sock, "iterates"))
+    sock.sendall(b"".join(frame(PING, struct.pack("!I", number) + bytes(121)) for number in range(count)))
+    return sock, replies
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_pongs_do_not_wait_for_a_client_that_does_not_read_and_its_connection_ends(loop):
+    server, impatient = (
+        {"kind": "asgi", "app": "app:app"},
+        {"websocket_ping_interval": "1s", "websocket_ping_timeout": "1s"},
+    )
+    settings = pool(workers=1, loop=loop, server=server)
+    servers = settings["pools"]["web"]["servers"]
+    servers["impatient"] = {**servers["main"], "options": impatient}
+    count = 60_000  # more than the kernel would take
+    with Daemon(settings, {"app.py": ASGI}) as daemon, contextlib.ExitStack() as stack:
+        daemon.expect("READY=1")
+        flood(daemon.addresses(server="impatient")[0], stack, count)
+        daemon.wait_until(lambda status: counts(status)[:2] == (0, 1))
+        sock, replies = flood(daemon.addresses()[0], stack, count)
+        pongs = 1
+        while replies.read(6) != struct.pack("!BBI", PONG, 125, count - 1):
+            replies.read(121)
+            pongs += 1
+        assert pongs < count
+        replies.read(121)
+        sock.sendall(frame(PING, b"again"))
+        assert replies.read(7) == struct.pack("!BB", PONG, 5) + b"again"

@@ -101,6 +101,8 @@ class Aiohttp(Kind):
             self._server.request_factory = aiohttp_around.behind(self._server.request_factory, proxies)
         self._websockets = Websockets()
         self._connection_class = _connection_class(self, self._websockets)
+        if options.client_max_size:
+            self._connection_class = aiohttp_limits.limiting(self._connection_class, options.client_max_size)
         self._access_log = access_log.opened(self.context, aiohttp_around.describe)
         if self._access_log:
             self._connection_class = aiohttp_around.logging(
@@ -141,11 +143,13 @@ class Aiohttp(Kind):
             self._websockets.told.update(self._server.connections)
         if self._departure:
             self._departure.cut()
-        if self._server:
-            await _end_handlers(self._server)
-        await self._runner.cleanup()
-        if self._access_log:
-            await self._access_log.close()
+        try:
+            if self._server:
+                await _end_handlers(self._server)
+            await self._runner.cleanup()
+        finally:
+            if self._access_log:
+                await self._access_log.close()
 
     def _accept(self) -> asyncio.BaseProtocol:
         assert self._server is not None

@@ -60,7 +60,11 @@ class AiohttpLeaving(Leaving):
 
     @property
     def is_answering(self) -> bool:
-        return self.transport.left or self._connection._current_request is not None  # noqa: SLF001
+        if self.transport.left:
+            return True
+        if self._connection._current_request is None:  # noqa: SLF001
+            return False
+        return self.has_said_so() or not _more_has_arrived(self._connection)
 
     @property
     def has_asked(self) -> bool:
@@ -83,6 +87,7 @@ class AiohttpLeaving(Leaving):
         self._connection.close()
 
     def has_said_so(self) -> bool:
+        # Of a websocket, that is; no request comes after it.
         return self._connection._payload_parser is not None  # noqa: SLF001
 
     def close(self) -> None:

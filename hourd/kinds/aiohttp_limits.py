@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import http
-from typing import Any
+from typing import Any, ClassVar
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -54,6 +54,67 @@ def linger(connection: web.RequestHandler) -> None:
     transport: Any = connection.transport
     if transport is not None and not isinstance(transport, Lingering):
         connection.transport = Lingering(transport, drop=connection.close)  # type: ignore[assignment]
+
+
+def limiting(original: type[web.RequestHandler], size: int) -> type[web.RequestHandler]:
+    """Return a class of connections whose requests have bodies of up to a size.
+
+    aiohttp measures what ``request.read()`` returns, and that alone: what a handler reads by itself has no end.
+
+    Args:
+        original: the class.
+        size: in bytes, of what a handler would read: a compressed body counts as what becomes of it.
+    """
+    limited = type("Body", (_Body,), {"__slots__": (), "most": size})
+
+    class Limiting(original):  # type: ignore[valid-type, misc]
+        __slots__ = ()
+
+        async def _handle_request(self, request: web.BaseRequest, *more: Any) -> Any:
+            if type(request._payload) is not StreamReader:  # noqa: SLF001, aiohttp has no other way
+                return await super()._handle_request(request, *more)  # there is no body
+            body: Any = request._payload  # noqa: SLF001, as above
+            body.__class__ = limited
+            if (request.content_length or 0) > size or body.total_bytes > size:
+                body.refuse(request)
+            try:
+                return await super()._handle_request(request, *more)
+            finally:
+                if not body.is_eof():
+                    body.__class__ = StreamReader  # what comes from now on is dropped by aiohttp
+
+    return Limiting
+
+
+class _Body(StreamReader):
+    """A body while it is a handler's to read."""
+
+    __slots__ = ()
+    most: ClassVar[int]
+
+    def feed_data(self, data: bytes, *more: Any) -> Any:
+        if self._eof:
+            return False  # what came in one piece with what was too much
+        if self.total_bytes + len(data) > self.most:
+            self.refuse(self._protocol._current_request)  # type: ignore[attr-defined]  # noqa: SLF001, as above
+            return False
+        return super().feed_data(data, *more)
+
+    def refuse(self, request: Any) -> None:
+        """Have it fail where it is read, as ``request.read()`` does. Without the rest of it, the connection ends.
+
+        Args:
+            request: its own, unless that was answered already.
+        """
+        self.set_exception(web.HTTPRequestEntityTooLarge(self.most, self.total_bytes))
+        if self._eof:
+            return
+        self.feed_eof()
+        if request is not None:
+            request._message = request._message._replace(should_close=True)  # noqa: SLF001, as above
+        connection: Any = self._protocol
+        linger(connection)
+        connection.close()
 
 
 def owes(connection: web.RequestHandler, options: HttpOptions) -> Debt | None:

@@ -10,6 +10,7 @@ from typing import Any
 from .. import errors
 
 _PREFIX = "lifespan."
+_ADVICE = 'an application that has no lifespan is served with options: {lifespan: "off"}'
 
 
 class Lifespan:
@@ -33,13 +34,15 @@ class Lifespan:
         self._events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
         self._said: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._heard_of_startup = False
+        self._speaks_of_others = False
+        """It has taken this for a request."""
 
     async def start(self) -> None:
         """Let it start up, and wait until it has.
 
         Raises:
             errors.BootError: it says that it has failed.
-            Exception: whatever it raised, if it is required.
+            Exception: whatever it raised, if it was in the middle of its startup, or is required to have one.
         """
         self._task = asyncio.get_running_loop().create_task(self._run())
         said = await self._tell("startup")
@@ -51,9 +54,12 @@ class Lifespan:
             if not message and (error := self._error()):
                 raise error
             raise errors.BootError(f"the application's lifespan failed to start:\n{message}".rstrip(":\n"))
+        else:
+            self._task.add_done_callback(self._tell_of_its_end)
 
     async def stop(self) -> None:
         """Let it shut down, and wait until it has. Whatever it raises is logged."""
+        self._task.remove_done_callback(self._tell_of_its_end)
         if self._task.done():
             return
         said = await self._tell("shutdown")
@@ -72,16 +78,26 @@ class Lifespan:
         error = self._error()
         if self._required:
             raise error or errors.BootError("the application has no ASGI lifespan, and options.lifespan is on")
-        if self._heard_of_startup and error is not None:
-            # The specification has the server go on, but somebody wrote a startup, and it did not come to its end.
-            self._log.warning("the application's lifespan failed; it is served without one", exc_info=error)
-        else:
-            self._log.debug("the application has no ASGI lifespan: %r", error)
+        if self._heard_of_startup and error is not None and not self._speaks_of_others:
+            # The specification has the server go on. But who knows of no lifespan raises before it asks what to do:
+            # somebody wrote a startup, and without the database that it was to open nothing can be served.
+            error.add_note(_ADVICE)
+            raise error
+        self._log.debug("the application has no ASGI lifespan: %r", error)
+
+    def _tell_of_its_end(self, task: asyncio.Task[None]) -> None:
+        """Tell what ended it while it is served, not only when it is asked to shut down."""
+        if error := self._error():
+            what = "the application's lifespan failed while it is served"
+            # In this way, it is counted as the server's too.
+            asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error, "task": task})
 
     def _error(self) -> BaseException | None:
         if not self._task.done():
             return None
-        return asyncio.CancelledError() if self._task.cancelled() else self._task.exception()
+        # To raise a CancelledError would look as if somebody had cancelled the boot.
+        cancelled = self._task.cancelled()
+        return errors.BootError("the application's lifespan was cancelled") if cancelled else self._task.exception()
 
     async def _tell(self, event: str) -> dict[str, Any] | None:
         """Send an event; returns what it says to that, nothing if it ends without a word."""
@@ -96,6 +112,7 @@ class Lifespan:
         return event
 
     async def _send(self, message: dict[str, Any]) -> None:
+        self._speaks_of_others |= not message["type"].startswith(_PREFIX)
         event, _, outcome = message["type"].removeprefix(_PREFIX).partition(".")
         said = self._said.get(event)
         if outcome not in ("complete", "failed") or said is None or said.done():

@@ -23,6 +23,7 @@ from msgspec import Struct
 from .. import errors
 from ..context import Worker
 from . import Context, Kind, Listening, blame
+from .callables import is_coroutine_function
 from .options import CallableOptions
 
 _FIRST_MOMENT = 0.1
@@ -151,14 +152,11 @@ class _Call:
 
 
 def _is_callable_so(app: Any) -> bool:
-    is_coroutine_function = inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(
-        getattr(app, "__call__", None)  # noqa: B004
-    )
     try:
         inspect.signature(app).bind("worker", "sockets", **({"tls": None} if _takes_tls(app) else {}))
     except (TypeError, ValueError):
         return False
-    return is_coroutine_function
+    return is_coroutine_function(app)
 
 
 def _takes_tls(app: Any) -> bool:

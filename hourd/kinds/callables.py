@@ -1,4 +1,4 @@
-"""What an object is to ASGI, as far as it can be told by its signature: nothing is called."""
+"""What a callable is, and what to ASGI, as far as it can be told by its signature: nothing is called."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from . import factories
 
 _ASGI3 = 3
 """An ASGI 3 application takes ``scope``, ``receive`` and ``send``."""
+
+
+def is_coroutine_function(app: object) -> bool:
+    """Tell whether a coroutine comes of calling an object: a function, or one with such a ``__call__``."""
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
 
 
 class Form(enum.Enum):

@@ -48,6 +48,13 @@ class Container(Kind):
     async def _boot(self) -> None:
         self._container = self._make_container()
         await self._call("pre_start")
+        try:
+            await self._start()
+        except BaseException:
+            await self._clean_up()
+            raise
+
+    async def _start(self) -> None:
         handlers = await self._make_handlers()
         await self._call("start")
         kinds = {id(handler): self._kind_of(handler) for handler in handlers}
@@ -99,9 +106,16 @@ class Container(Kind):
             self.context.log.warning("shutdown did not end within the grace")
             self._shutdown.cancel()
             await asyncio.wait([self._shutdown])
+        await blame.run(self, self._clean_up)
+
+    async def _clean_up(self) -> None:
+        """Close what was opened; one that fails keeps nobody else from it."""
         for kind in self._kinds:
-            await kind.close()
-        await blame.run(self, lambda: self._attempt("stop" if self._is_legacy() else "cleanup"))
+            try:
+                await kind.close()
+            except Exception as error:  # noqa: BLE001, user code may raise anything
+                self.failed("a server failed to close", error)
+        await self._attempt("stop" if self._is_legacy() else "cleanup")
 
     def _is_shutting_down(self) -> bool:
         return self._shutdown is not None and not self._shutdown.done()

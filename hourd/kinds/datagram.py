@@ -104,8 +104,8 @@ class Datagram(Kind):
         self._open.discard(transport)
         self._received += transport.received
         if self._leaving.pop(transport, None) is None:
-            where = transport.get_extra_info("sockname")
-            self.context.log.warning("the application has closed its transport: this worker reads no more of %s", where)
+            # Nobody reads the socket any more: its slot is another's to attend.
+            self.give_up("the application has closed its transport")
 
     @property
     def connections(self) -> int:

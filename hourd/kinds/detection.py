@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import inspect
 import math
 from collections.abc import Callable
@@ -18,17 +19,17 @@ from typing import Any, ClassVar
 from msgspec import Struct
 
 from . import Kind
+from .callables import is_coroutine_function
 from .options import AutoOptions
 
 _SPOKEN = (
     ("asgi", ("scope", "receive", "send")),
-    ("wsgi", ("environ", "start_response")),
-    ("wsgi", ("env", "start_response")),
-    ("stream", ("reader", "writer")),
+    ("wsgi", ("*env*", "*start*")),
+    ("stream", ("*reader*", "*writer*")),
     ("callable", ("worker", "sockets")),
     ("ssh", ("process",)),
 )
-"""Names of parameters that leave no doubt."""
+"""Names of parameters that leave no doubt, as patterns of ``fnmatch``. Any two might be a request and a response."""
 
 
 class Auto(Kind):
@@ -81,10 +82,15 @@ def detect_made(made: Any) -> Found:
     try:
         found = detect(made)
     except UnclearError as error:
-        raise UnclearError(f"makes what {error}") from None
+        raise UnclearError(_of_made(str(error))) from None
     if found is None:
         raise UnclearError(f"makes {_shown(made)}, which is of no kind that could be told from it; say it with --kind")
-    return Found(found.kind, f"makes what {found.why}")
+    return Found(found.kind, _of_made(found.why))
+
+
+def _of_made(text: str) -> str:
+    """Return what is said of an object as said of the factory that made it."""
+    return f"makes {text.removeprefix('is ')}" if text.startswith("is ") else f"makes what {text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +128,19 @@ class _What:
             names=tuple(each.name for each in positional) if signature else None,
             least=sum(each.default is each.empty for each in positional),
             most=math.inf if more else len(positional),
-            asynchronous=_is_coroutine_function(app),
+            asynchronous=is_coroutine_function(app),
         )
 
     @property
     def spoken(self) -> str | None:
         """The kind that the names of its parameters speak of."""
         names = self.names or ()
-        return next((kind for kind, known in _SPOKEN if names[: len(known)] == known), None)
+        return next((kind for kind, known in _SPOKEN if _match(names, known)), None)
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether its parameters say nothing: there may be any number of them, without names."""
+        return self.spoken is None and self.most == math.inf
 
     @property
     def is_factory(self) -> bool:
@@ -183,22 +194,28 @@ def _callable(what: _What) -> str | None:
 
 
 def _stream(what: _What) -> str | None:
-    if what.is_class or what.spoken not in (None, "stream") or not what.asynchronous or not what.takes(2):
+    if what.is_class or not what.asynchronous or not what.takes(2):
         return None
-    # What is called with a request and a response, say, has two parameters as well.
-    return str(what) if what.spoken or inspect.iscoroutinefunction(what.app) else None
+    # Frameworks of the other kinds have objects with such a method.
+    vague = what.is_vague and inspect.iscoroutinefunction(what.app)
+    return str(what) if vague or what.spoken == "stream" else None
 
 
 def _asgi(what: _What) -> str | None:
     if what.spoken not in (None, "asgi") or not what.takes(3):
         return None
-    return str(what) if not what.is_class or hasattr(what.app, "__await__") else None
+    if what.is_class:
+        return str(what) if hasattr(what.app, "__await__") else None
+    # A function that is none may return what can be awaited, which nobody sees.
+    return str(what) if what.asynchronous or what.is_vague or what.spoken else None
 
 
 def _wsgi(what: _What) -> str | None:
-    if what.spoken not in (None, "wsgi") or what.asynchronous or not what.takes(2):
+    if what.asynchronous or not what.takes(2):
         return None
-    return str(what) if not what.is_class or hasattr(what.app, "__iter__") else None
+    if what.is_class and not hasattr(what.app, "__iter__"):
+        return None
+    return str(what) if what.is_vague or what.spoken == "wsgi" else None
 
 
 _KINDS: tuple[tuple[str, Callable[[_What], str | None]], ...] = (
@@ -224,7 +241,7 @@ def _refuse_others(what: _What) -> None:
 def _refuse_datagrams(made: type) -> None:
     if issubclass(made, asyncio.DatagramProtocol):
         # The master binds sockets before anybody has seen the application, and those of UDP are others.
-        raise UnclearError("is for datagrams (asyncio.DatagramProtocol): say so with --kind datagram")
+        raise UnclearError("serves datagrams (asyncio.DatagramProtocol): say so with --kind datagram")
 
 
 def _is_or_makes(what: _What, this: str) -> str:
@@ -232,6 +249,10 @@ def _is_or_makes(what: _What, this: str) -> str:
     if what.is_class:
         return f"is {_shown(what.app)}, {this}"
     return f"is {this}" if isinstance(what.app, what.made) else f"makes {_shown(what.made)}, {this}"
+
+
+def _match(names: tuple[str, ...], known: tuple[str, ...]) -> bool:
+    return len(names) >= len(known) and all(map(fnmatch.fnmatchcase, names, known))
 
 
 def _signature(app: Any) -> inspect.Signature | None:
@@ -243,10 +264,6 @@ def _signature(app: Any) -> inspect.Signature | None:
         with contextlib.suppress(Exception):
             return inspect.signature(app)
         return None
-
-
-def _is_coroutine_function(app: Any) -> bool:
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
 
 
 def _shown(thing: Any) -> str:

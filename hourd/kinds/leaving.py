@@ -93,7 +93,7 @@ class Leaving(abc.ABC):
 
     @property
     def is_answering(self) -> bool:
-        """Whether it is in the middle of a response, or has had its last one."""
+        """Whether it is in the middle of its last response, as far as is known, or has had that."""
         return self.transport.left or not self.is_waiting
 
     def has_unread(self) -> bool:
@@ -137,6 +137,8 @@ class Departure:
         """Take all there are, since no more will come, and what to do after each look."""
         self.leaving = list(leaving)
         self._on_look = on_look
+        self._told: set[object] = set()
+        """Whose failures were told: each once."""
         self._look()
 
     def cut(self) -> None:
@@ -147,13 +149,30 @@ class Departure:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self.leaving = [each for each in self.leaving if not each.is_gone]
-        for each in self.leaving:
-            each.close_if_idle(now)
+        self.leaving = [each for each in self.leaving if not self._has_left(each, now)]
         if self._on_look:
-            self._on_look(self.leaving)
+            try:
+                self._on_look(self.leaving)
+            except Exception as error:  # noqa: BLE001, there are further looks
+                self._tell(self, error)
         if self.leaving:
             loop.call_later(_LOOK, self._look)
+
+    def _has_left(self, each: Leaving, now: float) -> bool:
+        """Look at a connection, and close it if it is due. One that cannot be looked at keeps no other from its end."""
+        try:
+            if each.is_gone:
+                return True
+            each.close_if_idle(now)
+        except Exception as error:  # noqa: BLE001, as above
+            self._tell(each, error)
+        return False
+
+    def _tell(self, whose: object, error: Exception) -> None:
+        if whose not in self._told:
+            self._told.add(whose)
+            about = {"message": "cannot tell whether a connection is to end", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(about)
 
 
 def soon(tell: Callable[..., None], *given: object) -> None:

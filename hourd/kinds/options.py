@@ -10,6 +10,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from ..forwarded import Header
 from ..networks import Network
@@ -36,7 +37,7 @@ class HttpOptions(Struct, frozen=True, kw_only=True):
     line_max_size: Annotated[Size, Meta(description="longest request line (URL), and longest header")] = 8 * 1024
     max_headers: Annotated[int, Meta(ge=1, description="how many headers a request may have")] = 128
     client_max_size: Annotated[
-        Size | None, Meta(description="largest request body; default: what the application says")
+        Size | None, Meta(description="largest request body; 0 is no limit; default: what the application says")
     ] = None
     access_log: Annotated[
         bool | Literal["common", "combined", "json"],
@@ -86,6 +87,8 @@ class GatewayOptions(HttpOptions, frozen=True, kw_only=True):
         super().__post_init__()
         if not _ROOT_PATH.fullmatch(self.root_path):
             raise ValueError(f"root_path is {self.root_path!r}, expected a path such as /shop, in ASCII")
+        if not self.client_max_size:
+            force_setattr(self, "client_max_size", None)  # where no application has a limit of its own, these are one
 
 
 class AsgiOptions(GatewayOptions, frozen=True, kw_only=True):
@@ -108,7 +111,8 @@ class WsgiOptions(GatewayOptions, frozen=True, kw_only=True):
     """Options of ``kind: wsgi``."""
 
     client_max_size: Annotated[
-        Size | None, Meta(description="largest request body; what exceeds 1 MiB is kept in a temporary file")
+        Size | None,
+        Meta(description="largest request body; 0 is no limit; what exceeds 1 MiB is kept in a temporary file"),
     ] = 1024**3
 
     threads: Annotated[

@@ -16,6 +16,8 @@ _LEAST, _MOST = 0.05, 2.0
 """Seconds between two looks."""
 _SHARE = 8
 """Looks in the shortest time that anybody has."""
+_UNKNOWN = object()
+"""What a client owes whose connection could not be looked at."""
 
 
 class Debt(NamedTuple):
@@ -54,15 +56,26 @@ class Patience(Generic[C]):
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        before, self._debts = self._debts, {}
-        for connection in tuple(self._connections()):
-            if (debt := self._owes(connection)) is None:
-                continue
-            what, since = before.get(connection, (None, now))
-            if what != debt.what:
-                since = now
-            if now - since > debt.seconds:
-                debt.collect()
-            else:
-                self._debts[connection] = debt.what, since
+        # Before anything that may fail: it would be the last look, and nobody would have a limit any more.
         self._next = loop.call_later(self._pause, self._look)
+        connections = tuple(self._connections())
+        before, self._debts = self._debts, {}
+        for connection in connections:
+            what, since = before.get(connection, (None, now))
+            try:
+                self._look_at(connection, what, since, now)
+            except Exception as error:  # noqa: BLE001, whatever it is, others are looked at
+                self._debts[connection] = _UNKNOWN, since
+                if what is not _UNKNOWN:
+                    message = "cannot tell for how long a client has owed what it owes"
+                    loop.call_exception_handler({"message": message, "exception": error})
+
+    def _look_at(self, connection: C, what: object, since: float, now: float) -> None:
+        if (debt := self._owes(connection)) is None:
+            return
+        if what != debt.what:
+            since = now
+        if now - since > debt.seconds:
+            debt.collect()
+        else:
+            self._debts[connection] = debt.what, since

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import ClassVar
 
 from msgspec import Struct
 
 from .. import errors
 from ..context import give_worker
+from .callables import is_coroutine_function
 from .connections import StreamKind
 from .options import StreamOptions
 
@@ -21,7 +21,7 @@ class Stream(StreamKind):
 
     async def open(self) -> None:
         app = self.context.app
-        if not _is_coroutine_function(app):
+        if not is_coroutine_function(app):
             raise errors.BootError(f"app is {app!r}, expected a coroutine function of (reader, writer)")
         self._handler = give_worker(app, self.context.worker, arguments=2)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +62,3 @@ class Stream(StreamKind):
 def _is_gone(error: Exception) -> bool:
     """Tell whether an exception only says that the peer is gone; uvloop has its own way of saying so to writers."""
     return isinstance(error, ConnectionError) or (isinstance(error, RuntimeError) and "handler is closed" in str(error))
-
-
-def _is_coroutine_function(app: object) -> bool:
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004

@@ -14,7 +14,9 @@ class ToTheEnd(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         if not self.response_started and message["type"] == "http.response.start":
-            names = {name.lower() for name, _ in message.get("headers", ())}
+            headers = list(message.get("headers", ()))  # any iterable, and this may be the only time that it is one
+            message = {**message, "headers": headers}
+            names = {name.lower() for name, _ in headers}
             self._without_length = b"content-length" not in names
             if self._without_length:
                 self.chunked_encoding = False

@@ -32,6 +32,8 @@ class Websocket(WebSocketsSansIOProtocol):
         kind.requests += 1
         app = asgi_around.around_websocket(self.app, kind.prepare, kind.access_log)
         self.app = functools.partial(self._serve, app)
+        self._pong = b""
+        """To the last ping of a client that does not read."""
         if kind.is_leaving:
             self.__class__ = LastWebsocket
 
@@ -61,6 +63,29 @@ class Websocket(WebSocketsSansIOProtocol):
         except InvalidState:  # what uvicorn cannot decode came in one piece with a close frame, which is answered
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+    def handle_ping(self) -> None:
+        """Answer a ping, or only the last of several while the client does not read (RFC 6455, 5.5.3).
+
+        uvicorn would keep them all. To read no more meanwhile would be worse: pongs and close frames of a client
+        that is only slow would not be seen either.
+        """
+        if self.writable.is_set() or self.conn.state is not State.OPEN:
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():
+            self._pong = pongs[-1]
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        pong, self._pong = self._pong, b""
+        if pong and self.conn.state is State.OPEN:
+            self.transport.write(pong)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        if self.transport.is_closing() and self.close_timer is None:
+            # What it was to read before the close frame may never be read.
+            self.close_timer = self.loop.call_later(_LAST_WORD, self.transport.abort)
 
 
 class LastWebsocket(Websocket):

@@ -16,6 +16,7 @@ from .. import errors
 from ..context import takes_worker
 from . import Context, factories, wsgi_environ
 from .asgi import Asgi
+from .callables import is_coroutine_function
 from .options import WsgiOptions
 from .wsgi_adapter import Inline, Threaded
 from .wsgi_files import Errors
@@ -82,7 +83,7 @@ class Wsgi(Asgi):
             app = await factories.make(app, self.context.worker)
         if not callable(app) or inspect.iscoroutinefunction(app) or (app is not given and _is_factory(app)):
             raise factories.refused(app, given, "a WSGI application")
-        if inspect.iscoroutinefunction(getattr(app, "__call__", None)):  # noqa: B004
+        if is_coroutine_function(app):
             raise errors.BootError(f"app is {app!r}, which is asynchronous; an ASGI application needs kind: asgi")
         return app
 

@@ -159,8 +159,12 @@ class Threaded(Adapter):
         call = Call(self._app, environ, body, self._failed)
         watch = Watch(receive, call.leave)
         later: asyncio.TimerHandle | None = None
+        try:
+            self._threads.submit(call.run)
+        except RuntimeError:
+            body.close()
+            raise
         self._calls.add(call)
-        self._threads.submit(call.run)
         try:
             if self._threads.waiting:
                 later = asyncio.get_running_loop().call_later(_SOON, watch.begin)

@@ -28,8 +28,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOP_BY_HOP = frozenset(
     {
-        "connection",
-        "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
         "te",
@@ -38,6 +36,8 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+_OF_THE_CONNECTION = frozenset({b"connection", b"keep-alive"})
+"""Hop-by-hop too, but frameworks and code for other servers say them, which take no notice."""
 _WITHOUT_BODY = (204, 304)
 
 
@@ -219,7 +219,10 @@ def _code(status: str) -> int:
 
 
 def _encode(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes, bytes]], int | None]:
-    """Return the headers as bytes, and the length that they declare."""
+    """Return the headers as bytes, and the length that they declare.
+
+    Of what they say of the connection, that it is to be closed is heard, and the rest is the server's.
+    """
     encoded, declared = [], None
     for name, value in headers:
         lower = _encode_name(name)
@@ -228,6 +231,10 @@ def _encode(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[bytes, bytes
         # The first two questions are answered without a look at each character.
         if not (value.isascii() and value.isprintable()) and _CONTROL.search(value):
             raise ValueError(f"header {name} has a control character: {value!r}")
+        if lower in _OF_THE_CONNECTION:
+            if "close" in [token.strip().lower() for token in value.split(",")]:
+                encoded.append((lower, b"close"))
+            continue
         encoded.append((lower, value.encode("latin-1")))
         if lower == b"content-length":
             if declared is not None or not (value.isascii() and value.isdigit()):

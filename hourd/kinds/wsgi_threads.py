@@ -38,13 +38,27 @@ class Threads:
         return max(0, self.unfinished - self.most)
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have something done; it must not raise. To be called by the event loop's thread."""
+        """Have something done; it must not raise. To be called by the event loop's thread.
+
+        Raises:
+            RuntimeError: there is no thread, and none can be begun.
+        """
         with self._lock:
             self.unfinished += 1
         if self._begun < min(self.unfinished, self.most):
-            self._begun += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._begun}", daemon=True).start()
+            try:
+                self._begin()
+            except Exception:
+                if not self._begun:
+                    with self._lock:
+                        self.unfinished -= 1
+                    raise
+                # Those that there are do it; the next one is tried with the next work.
         self._queue.put(work)
+
+    def _begin(self) -> None:
+        threading.Thread(target=self._work, name=f"{self._name}-{self._begun + 1}", daemon=True).start()
+        self._begun += 1
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Have a function called; returns its result."""
