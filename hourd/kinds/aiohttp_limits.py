@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import math
 from typing import Any, ClassVar
 
 from aiohttp import StreamReader, web
@@ -15,6 +16,7 @@ from .lingering import Lingering
 from .options import HttpOptions
 from .patience import Debt
 
+_READS = "reads"
 _TOO_MANY = "Too many headers"
 
 
@@ -121,6 +123,9 @@ def owes(connection: web.RequestHandler, options: HttpOptions) -> Debt | None:
     """Tell what a client owes, if it is its turn. An idle connection ends by aiohttp's own timer."""
     if connection.transport is None or connection.transport.is_closing() or connection._payload_parser is not None:  # noqa: SLF001
         return None
+    if connection._paused:  # noqa: SLF001
+        progress = connection._request_count, connection.transport.get_write_buffer_size()  # noqa: SLF001
+        return Debt((_READS, progress), options.send_timeout or math.inf, connection.transport.abort)
     request = connection._current_request  # noqa: SLF001, aiohttp tells nobody, here as below
     if request is not None:
         return _owes_body(connection, request, options)
