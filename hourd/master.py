@@ -168,6 +168,7 @@ class Master:
             self._decide(self._events.popleft())
         self._hearing = False
         self._generations.forget(lambda: self._supervisor.generations_in_use)
+        self._reporter.answer()
         self._reporter.announce(self._clock.now())
 
     def _decide(self, event: Event) -> None:

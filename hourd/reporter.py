@@ -47,6 +47,8 @@ class Reporter:
         self._make_room = make_room
         self._upgrade = upgrade
         self._waiting: list[tuple[int, control.Client]] = []
+        self._answers: list[tuple[control.Client, control.Answer]] = []
+        """To those who wait no longer, and are to hear it."""
         self._upgrading: list[control.Client] = []
         """Who waits for another program, and its first reload."""
         self._upgrade_refused = ""
@@ -138,8 +140,7 @@ class Reporter:
             ok=result.ok, error=result.reason, generation=result.generation, seconds=round(result.seconds, 3),
             version=__version__,
         )  # fmt: skip
-        for client in [client for generation, client in self._waiting if generation in result.answers]:
-            client.answer(answer)
+        self._answers += [(client, answer) for generation, client in self._waiting if generation in result.answers]
         self._waiting = [entry for entry in self._waiting if entry[0] not in result.answers]
 
     def notify(self, what: str) -> None:
@@ -151,6 +152,12 @@ class Reporter:
                 self._manager.reloading()
             case "stopping" | "handing over" | "failing":
                 self._manager.tell("STOPPING=1")
+
+    def answer(self) -> None:
+        """Answer those who waited for a reload, now that all is done that belongs to it: what it removes is gone."""
+        answers, self._answers = self._answers, []
+        for client, answer in answers:
+            client.answer(answer)
 
     def announce(self, now: float) -> None:
         """Keep the service manager's status line true."""

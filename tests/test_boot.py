@@ -41,7 +41,7 @@ def test_a_module_that_is_not_there():
     [
         ("def create():\n    return 1 / 0\n", r"app\.py.*ZeroDivisionError"),
         ("async def create():\n    return 1 / 0\n", r"app\.py.*ZeroDivisionError"),
-        ("def create():\n    return 3\n", "app is 3, expected an aiohttp.web.Application"),
+        ("def create():\n    return 3\n", " made 3, expected an aiohttp.web.Application"),
         ("create = 'text'\n", "app is 'text', expected an aiohttp.web.Application"),
     ],
     ids=["factory raises", "coroutine raises", "factory of something else", "something else"],
