@@ -32,7 +32,7 @@ class Container(hourd.Container):
 
     async def talk(self, process):
         process.stdout.write("Type something; end with ctrl-d.\n")
-        async for text in process.stdin:
+        while text := await process.stdin.readline():  # "async for" may yield an empty line at the end
             self.typed.append(text)
             process.stdout.write(f"{len(text)} characters\n")
         process.exit(0)
