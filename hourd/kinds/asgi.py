@@ -51,6 +51,8 @@ class Asgi(Kind):
     """Whether the application is told of startup and shutdown, as the option says."""
     websockets: ClassVar[bool] = True
     """Whether it may be asked for websockets; a kind without them needs no options about them."""
+    tells_of_eof: ClassVar[bool] = True
+    """Whether the application is told when its client ends its half of the connection, which counts as gone then."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)

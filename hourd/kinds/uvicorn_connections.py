@@ -222,6 +222,16 @@ class Connection(Refusing):
             if self._body_max_size is not None and size > self._body_max_size:
                 self.refuse(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that says with this that it asks no more, unless that is for the application to know."""
+        cycle = self.cycle
+        if self._kind.tells_of_eof or self.scheme == "https":  # TLS ends as a whole, for event loops
+            return False
+        if cycle is None or cycle.more_body or cycle.response_complete or self.is_asking:
+            return False
+        cycle.keep_alive = False
+        return True
+
     def on_response_complete(self) -> None:
         """Go on with the next request, without uvicorn's timer for the time until it comes: ``owes`` says when."""
         if self.transport.is_closing():
