@@ -36,6 +36,11 @@ def begin(given: str | None = None) -> Box:
     return it
 
 
+def forget() -> None:
+    """Note that this context belongs to no request."""
+    _current.set(None)
+
+
 def take(given: str) -> None:
     """Have the request that has begun carry the id that somebody trusted gave it, if that is a proper one."""
     if _VALID.fullmatch(given):

@@ -281,6 +281,78 @@ def test_thousands_of_requests_in_one_piece_are_answered_in_order_and_not_kept()
         assert peak_memory(pid) - before < 32 * 1024**2
 
 
+ORDER = """
+import asyncio
+import contextvars
+
+user = contextvars.ContextVar("user", default="nobody")
+gone = asyncio.Event()
+
+
+async def app(scope, receive, send):
+    length = 0
+    if scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return gone.set()
+    if scope["path"] == "/gone":
+        await gone.wait()
+    while (message := await receive())["type"] == "http.request":
+        length += len(message["body"])
+        if not message["more_body"]:
+            break
+    text = f"{user.get()} {length}".encode()
+    user.set(scope["path"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(text)).encode())]})
+    await send({"type": "http.response.body", "body": text})
+"""
+
+
+@contextlib.contextmanager
+def ordered(loop="uvloop", **options):
+    server = {"kind": "asgi", "app": "app:app", "bind": "127.0.0.1:0", "options": {"lifespan": "off", **options}}
+    with Daemon(pool(workers=1, server=server, loop=loop), {"app.py": ORDER}) as daemon:
+        daemon.expect("READY=1")
+        yield daemon.addresses()[0]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_bodies_among_requests_in_one_piece_are_taken_and_requests_have_contexts_of_their_own(loop):
+    with ordered(loop) as address, connect(address) as sock, sock.makefile("rb") as replies:
+        for size in (0, 20_000, 100_000, 300_000):
+            large = post(b"Content-Length: %d" % size, body=b"x" * size)
+            sock.sendall(GET + large + GET + large)
+            found = [answer(replies)[1] for _ in range(4)]
+            assert found == [b"nobody 0", b"nobody %d" % size] * 2
+
+
+def test_who_goes_while_further_requests_wait_is_told_of():
+    with ordered() as address:
+        with connect(address) as sock:
+            sock.sendall(get().replace(b"/", b"/stream", 1) + GET * 2)
+            sock.recv(12)
+        with connect(address) as sock, sock.makefile("rb") as replies:
+            sock.sendall(get().replace(b"/", b"/gone", 1))
+            assert answer(replies)[1] == b"nobody 0"
+
+
+def test_a_part_of_a_request_behind_others_has_time():
+    with (
+        ordered(head_timeout="300ms") as address,
+        connect(address) as sock,
+        sock.makefile("rb") as replies,
+        connect(address) as other,
+    ):
+        sock.sendall(get().replace(b"/", b"/gone", 1) + GET + GET[:10])
+        time.sleep(1)
+        other.sendall(get().replace(b"/", b"/stream", 1))
+        other.recv(12)
+        other.close()
+        sock.sendall(GET[10:])
+        assert [answer(replies)[1] for _ in range(3)] == [b"nobody 0"] * 3
+
+
 def peak_memory(pid):
     """Return the most bytes that a process has had in memory."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
@@ -329,6 +401,24 @@ def test_who_does_not_read_is_cut_and_holds_nobody_up(kind, app, more):
             other.sendall(GET)
             assert replies.readline() == b"HTTP/1.1 200 OK\r\n"
             daemon.wait_until(lambda status: counts(status)[0] == 1)
+
+
+@pytest.mark.parametrize(("kind", "app"), [("wsgi", "app:wsgi"), ("aiohttp", "app:make")])
+def test_who_reads_slowly_is_not_cut(kind, app):
+    server = {
+        "kind": kind,
+        "app": app,
+        "bind": "127.0.0.1:0",
+        "options": {"send_timeout": "500ms", "keepalive_timeout": "500ms"},
+    }
+    with Daemon(pool(workers=1, server=server), {"app.py": LARGE}) as daemon:
+        daemon.expect("READY=1")
+        with connect(daemon.addresses()[0]) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            for _ in range(12):
+                assert sock.recv(8192)
+                time.sleep(0.1)
 
 
 def test_a_body_that_is_too_large_is_not_asked_for():

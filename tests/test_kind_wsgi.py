@@ -7,7 +7,6 @@ import http.client
 import json
 import queue
 import re
-import socket
 import threading
 from pathlib import Path
 
@@ -533,11 +532,3 @@ def test_a_body_that_is_too_large_is_refused(mode):
                 if "chunked" in more:
                     sock.sendall((b"10000\r\n" + b"x" * 65536 + b"\r\n") * 16 + b"1\r\nx\r\n")
                 assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
-
-
-def test_a_client_that_ends_its_half_is_answered(address):
-    """As ``nc -N`` does."""
-    with connect(address) as sock, sock.makefile("rb") as replies:
-        sock.sendall(b"GET /notes HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
-        sock.shutdown(socket.SHUT_WR)
-        assert replies.read().count(b"HTTP/1.1 200 OK\r\n") == 2

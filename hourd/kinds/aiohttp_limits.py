@@ -124,7 +124,7 @@ def owes(connection: web.RequestHandler, options: HttpOptions) -> Debt | None:
     if connection.transport is None or connection.transport.is_closing() or connection._payload_parser is not None:  # noqa: SLF001
         return None
     if connection._paused:  # noqa: SLF001
-        progress = connection._request_count, connection.transport.get_write_buffer_size()  # noqa: SLF001
+        progress = kernel.taken(connection.transport.get_extra_info("socket"))
         return Debt((_READS, progress), options.send_timeout or math.inf, connection.transport.abort)
     request = connection._current_request  # noqa: SLF001, aiohttp tells nobody, here as below
     if request is not None:

@@ -11,6 +11,7 @@ lifespan yielded, if that was a mapping; then what the application's own lifespa
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import email.utils
 import functools
 import socket
@@ -22,7 +23,7 @@ from msgspec import Struct
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from .. import forwarded
+from .. import forwarded, request_id
 from . import Context, Kind, Listening, access_log, asgi_around, blame, callables, uvicorn_leaving
 from .asgi_lifespan import Lifespan
 from .blame import create_server
@@ -51,8 +52,6 @@ class Asgi(Kind):
     """Whether the application is told of startup and shutdown, as the option says."""
     websockets: ClassVar[bool] = True
     """Whether it may be asked for websockets; a kind without them needs no options about them."""
-    tells_of_eof: ClassVar[bool] = True
-    """Whether the application is told when its client ends its half of the connection, which counts as gone then."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -71,6 +70,8 @@ class Asgi(Kind):
         app = await blame.run(self, self.application)
         self.app_state = self._make_state()
         self.access_log = access_log.opened(self.context, asgi_around.describe)
+        self.request_context = contextvars.copy_context()
+        self.request_context.run(request_id.forget)
         self.prepare = asgi_around.preparing(forwarded.configured(options), self.access_log)
         self.config = self._make_config(app)
         if self.lifespan and options.lifespan != "off":

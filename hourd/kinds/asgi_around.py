@@ -17,8 +17,6 @@ from .access_log import CLIENT_GONE, AccessLog, Described, clock
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from .uvicorn_connections import Connection
-
 Scope = dict[str, Any]
 Fields = dict[bytes, bytes]
 """Headers by name."""
@@ -88,7 +86,6 @@ def _peer(scope: Scope) -> object:
 
 async def run_logged(
     log: AccessLog,
-    connection: Connection,
     cycle: RequestResponseCycle,
     app: Any,
     fields: Fields,
@@ -117,7 +114,7 @@ async def run_logged(
     finally:
         cycle.send = None  # type: ignore[assignment, method-assign]  # nothing is to refer to itself
         if not cycle.response_complete:
-            status = (connection.refused or CLIENT_GONE) if cycle.disconnected else _SERVER_ERROR
+            status = getattr(cycle, "refused", CLIENT_GONE) if cycle.disconnected else _SERVER_ERROR
         if cycle.scope["method"] == "HEAD":
             size = 0  # it is not sent
         log.note(asked, status, size, (end or clock()) - start, box)

@@ -9,8 +9,9 @@ import termios
 from typing import NamedTuple
 
 _TCP_INFO = struct.Struct("=8B24I4Q")
-_SENT, _HEARD, _RECEIVED = 8 + 9, 8 + 11, 8 + 24 + 3
-"""``tcpi_last_data_sent``, ``tcpi_last_data_recv`` (milliseconds ago) and ``tcpi_bytes_received`` (linux/tcp.h)."""
+_SENT, _HEARD, _ACKED, _RECEIVED = 8 + 9, 8 + 11, 8 + 24 + 2, 8 + 24 + 3
+"""``tcpi_last_data_sent``, ``tcpi_last_data_recv`` (milliseconds ago), ``tcpi_bytes_acked`` and ``tcpi_bytes_received``
+(linux/tcp.h)."""
 
 
 class Traffic(NamedTuple):
@@ -22,6 +23,8 @@ class Traffic(NamedTuple):
     """Seconds since data was received last."""
     received: int
     """Bytes received so far."""
+    acked: int
+    """Bytes that the other side has taken so far."""
 
     def has_begun(self, *, again: bool) -> bool:
         """Tell whether the client has begun to say something after all that it was told.
@@ -37,6 +40,17 @@ def has_unread(sock: socket.socket) -> bool:
     return fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0" * 4) != bytes(4)
 
 
+def has_unsent(sock: socket.socket) -> bool:
+    """Tell whether the other side has not taken all that was sent (SIOCOUTQ, tcp(7) and unix(7))."""
+    return fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4) != bytes(4)
+
+
+def taken(sock: socket.socket) -> object:
+    """Return what changes whenever the other side takes something of what was sent."""
+    told = traffic(sock)
+    return fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4) if told is None else told.acked
+
+
 def traffic(sock: socket.socket) -> Traffic | None:
     """Return what has gone over a connection; nothing for a unix socket, of which the kernel keeps no such record."""
     try:
@@ -44,4 +58,4 @@ def traffic(sock: socket.socket) -> Traffic | None:
     except OSError:
         return None
     info = _TCP_INFO.unpack(told)
-    return Traffic(info[_SENT] / 1000, info[_HEARD] / 1000, info[_RECEIVED])
+    return Traffic(info[_SENT] / 1000, info[_HEARD] / 1000, info[_RECEIVED], info[_ACKED])

@@ -7,19 +7,17 @@ nearly all do, is only looked at for how many headers it has, and for its Host.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import http
 import math
 from typing import TYPE_CHECKING, Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .. import request_id
-from . import asgi_around
+from . import asgi_around, kernel
 from .blame import MARK
 from .patience import Debt
+from .uvicorn_flow import Flow
 from .uvicorn_refusals import Refusing
 from .uvicorn_responses import ToTheEnd
 from .uvicorn_websockets import Websocket
@@ -28,25 +26,9 @@ if TYPE_CHECKING:
     from .asgi import Asgi
 
 _IDLE, _READS = "idle", "reads"
+_FIRST = 20.0
+"""Seconds until the first request of a connection that is not kept for a second one."""
 _VERSIONS = ("1.1", "1.0")
-
-
-class Flow(FlowControl):
-    """Reading and writing, of which hourd has its say too."""
-
-    is_held = False
-    """Whether nothing more is to be read, whoever asks for it: requests wait that have come already."""
-    resumed = 0
-    """How often the client has read enough for writing to go on."""
-
-    def resume_reading(self) -> None:
-        if self.read_paused and not self.is_held:
-            self.read_paused = False
-            self._transport.resume_reading()
-
-    def resume_writing(self) -> None:
-        self.resumed += 1
-        super().resume_writing()
 
 
 class Connection(Refusing):
@@ -105,15 +87,24 @@ class Connection(Refusing):
         super().connection_made(transport)
         self.flow = Flow(transport)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn tells the request that came last only.
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
+
     # --- what comes -------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self.unfed:
-            self.unfed += data
-            return
-        if len(data) > self._line_max_size:
+        if self.pipeline or self.unfed:
+            self._hold(self.unfed + data)
+        elif len(data) > self._line_max_size:
             self._feed_in_pieces(data)
-            return
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -134,11 +125,12 @@ class Connection(Refusing):
         for start in range(0, len(data), size):
             if self.refused or self.transport.is_closing() or self not in self.connections:
                 break  # or it has become a websocket
-            if self.pipeline:
-                self._hold(data[start:])
+            if self.pipeline or self.unfed:
+                self._hold(self.unfed + data[start:])
                 break
-            self.data_received(data[start : start + size])
-        self._in_pieces, self._may_be_large = False, self.is_asking or self._body_max_size is not None
+            self._feed(data[start : start + size])
+        self._in_pieces = False
+        self._may_be_large = self.is_asking or bool(self.pipeline) or self._body_max_size is not None
 
     def _hold(self, data: bytes) -> None:
         """Keep what is not to be looked at before the requests that wait are answered."""
@@ -149,8 +141,7 @@ class Connection(Refusing):
     def _feed_rest(self) -> None:
         data, self.unfed = self.unfed, b""
         self.flow.is_held = False
-        if not self.transport.is_closing():
-            request_id.begin()
+        if data and not self.transport.is_closing():
             self.data_received(data)
             self.flow.resume_reading()
 
@@ -198,8 +189,10 @@ class Connection(Refusing):
                 websocket = self.transport.get_protocol()
                 assert isinstance(websocket, Websocket)
                 websocket.check_handshake()
-        elif rest:  # to nothing that is known here: served as if it had not asked, and so is what follows
-            self.data_received(rest)
+        elif rest:  # to nothing that is known here: served as if it had not asked, and what follows in its turn
+            self._hold(rest)
+            if not self.pipeline:
+                self.loop.call_soon(self._feed_rest)
 
     def on_headers_complete(self) -> None:
         if self.refused:
@@ -222,32 +215,19 @@ class Connection(Refusing):
             if self._body_max_size is not None and size > self._body_max_size:
                 self.refuse(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer a client that says with this that it asks no more, unless that is for the application to know."""
-        cycle = self.cycle
-        if self._kind.tells_of_eof or self.scheme == "https":  # TLS ends as a whole, for event loops
-            return False
-        if cycle is None or cycle.more_body or cycle.response_complete or self.is_asking:
-            return False
-        cycle.keep_alive = False
-        return True
-
     def on_response_complete(self) -> None:
         """Go on with the next request, without uvicorn's timer for the time until it comes: ``owes`` says when."""
         if self.transport.is_closing():
             return
         if self.pipeline:
-            # Not in the context of the request before.
-            contextvars.copy_context().run(self._serve_next)
-        elif self.unfed:
-            self.loop.call_soon(self._feed_rest)
+            self._start_asgi_task(*self.pipeline.pop())
         else:
             self.served_at = self.loop.time()
+        if self.unfed:
+            if not self.pipeline:
+                self.loop.call_soon(self._feed_rest)
+        elif not self.pipeline:
             self.flow.resume_reading()
-
-    def _serve_next(self) -> None:
-        request_id.begin()
-        self._start_asgi_task(*self.pipeline.pop())
 
     # --- what is done about it --------------------------------------------------------------------
 
@@ -268,12 +248,16 @@ class Connection(Refusing):
             self.linger(cycle)
         if not self._keeps_alive:
             cycle.keep_alive = False
-        box = None if self._prepare is None else self._prepare(scope)
+        self.running = cycle
+        # Of its own: neither the request before nor whoever has read this is to be seen in it.
+        context = self._kind.request_context.copy()
+        box = None if self._prepare is None else context.run(self._prepare, scope)
         if scope.get("http_version") == "1.0":
             cycle.__class__ = ToTheEnd
         self._kind.requests += 1
         log = self._access_log
-        self.run(cycle.run_asgi(app) if log is None else asgi_around.run_logged(log, self, cycle, app, fields, box))
+        running = cycle.run_asgi(app) if log is None else asgi_around.run_logged(log, cycle, app, fields, box)
+        self.run(running, context)
 
     def _find_fault(self, scope: dict[str, Any]) -> http.HTTPStatus | None:
         """Return why a request cannot be served whose head is complete."""
@@ -294,7 +278,7 @@ class Connection(Refusing):
         return None
 
     def _find_too_long(self, scope: dict[str, Any]) -> http.HTTPStatus | None:
-        self._may_be_large = self._in_pieces or self._body_max_size is not None
+        self._may_be_large = self._in_pieces or bool(self.pipeline) or self._body_max_size is not None
         if len(scope.get("raw_path", self.url)) + len(scope.get("query_string", b"")) > self._line_max_size:
             return http.HTTPStatus.REQUEST_URI_TOO_LONG
         if max((len(name) + len(value) for name, value in scope["headers"]), default=0) > self._line_max_size:
@@ -306,23 +290,24 @@ class Connection(Refusing):
     def owes(self) -> Debt | None:
         """Tell what the client owes, if it is its turn."""
         cycle, options = self.cycle, self._options
-        if self.flow.write_paused:
-            progress = self.flow.resumed, self.transport.get_write_buffer_size()
-            return Debt((_READS, progress), options.send_timeout or math.inf, self.transport.abort)
+        if self.transport.is_closing():
+            return None
+        is_idle = not self.is_asking and (cycle is None or cycle.response_complete)
+        sock = self.transport.get_extra_info("socket")
+        if self.flow.write_paused or (is_idle and kernel.has_unsent(sock)):
+            return Debt((_READS, kernel.taken(sock)), options.send_timeout or math.inf, self.transport.abort)
+        size = getattr(cycle, "size", 0)
+        if is_idle:
+            idle = options.keepalive_timeout or _FIRST
+            return Debt((_IDLE, self.served_at, size), idle, self.transport.close)
+        awaited = (
+            cycle is not None and cycle.more_body and not (cycle.response_started or cycle.waiting_for_100_continue)
+        )
+        if self.flow.read_paused or not (self.is_asking or awaited):
+            return None
         if self.is_asking:
             return Debt((id(self.scope), self.served_at), options.head_timeout or math.inf, self._time_out)
-        if cycle is None or cycle.response_complete:
-            return Debt((_IDLE, self.served_at), options.keepalive_timeout, self._close_idle)
-        if cycle.more_body and not (cycle.response_started or cycle.waiting_for_100_continue or self.flow.read_paused):
-            size = getattr(cycle, "size", 0)
-            return Debt((id(cycle), self.served_at, size), options.body_timeout or math.inf, self._time_out)
-        return None
-
-    def _close_idle(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()  # to close would be to wait until it is read
-        else:
-            self.transport.close()
+        return Debt((id(cycle), self.served_at, size), options.body_timeout or math.inf, self._time_out)
 
     def _time_out(self) -> None:
         self.refuse(http.HTTPStatus.REQUEST_TIMEOUT)

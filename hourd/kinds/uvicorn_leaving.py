@@ -87,7 +87,7 @@ class UvicornLeaving(Leaving):
         connection.transport = self.transport  # type: ignore[assignment]
         connection.__class__ = LastConnection
         assert isinstance(connection, LastConnection)
-        for cycle in (connection.cycle, *(cycle for cycle, _ in connection.pipeline)):
+        for cycle in (connection.running, connection.cycle, *(cycle for cycle, _ in connection.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 connection.change(cycle)
         # uvloop keeps the methods that a protocol had. asyncio has another in its place while it sends a file over TLS.

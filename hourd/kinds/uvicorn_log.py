@@ -7,11 +7,11 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.utils import ClientDisconnected
-
 if TYPE_CHECKING:
     from .asgi import Asgi
 
+_GONE = ("ClientDisconnected", "ClientDisconnect")
+"""What uvicorn, and Starlette, call it that the client is gone."""
 _CLIENTS_FAULT = "Invalid UTF-8"
 """How uvicorn's only error begins that the application has no part in."""
 
@@ -49,6 +49,6 @@ class Log(logging.LoggerAdapter[logging.Logger]):
 
 def _comes_of_the_end(error: BaseException | None) -> bool:
     """Tell whether an exception is what became of having sent to a client that is gone, or was told to go."""
-    while error is not None and not isinstance(error, ClientDisconnected):
+    while error is not None and type(error).__name__ not in _GONE:
         error = error.__cause__ or error.__context__
     return error is not None

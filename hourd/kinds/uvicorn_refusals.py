@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import http
 from collections.abc import Coroutine
 from typing import Any
@@ -15,20 +16,22 @@ from .lingering import Lingering
 class Refusing(HttpToolsProtocol):
     """A connection that can refuse what comes; it ends then."""
 
-    __slots__ = ("refused",)
+    __slots__ = ("refused", "running")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.refused: http.HTTPStatus | None = None
         """With what status the last of its requests was refused."""
+        self.running: RequestResponseCycle | None = None
+        """What is being answered; more may wait."""
 
     @property
     def is_asking(self) -> bool:
         """Whether a request's head has come in part."""
         return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
 
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(coroutine)
+    def run(self, coroutine: Coroutine[Any, Any, None], context: contextvars.Context | None = None) -> None:
+        task = self.loop.create_task(coroutine, context=context)
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
 
@@ -67,7 +70,7 @@ class Refusing(HttpToolsProtocol):
             self.transport.cut()  # type: ignore[attr-defined]
         else:
             # The application is told that nobody is there any more, and what it says from now on is dropped.
-            cycle.disconnected = True
+            cycle.disconnected, cycle.refused = True, status  # type: ignore[attr-defined]
             cycle.message_event.set()
             self.run(self._make_cycle(cycle.scope).run_asgi(refusal))  # the request's own line says it
 
@@ -106,7 +109,7 @@ class Refusing(HttpToolsProtocol):
         """Have the connection end in stages, so that the client can read the answer while it still talks."""
         if not isinstance(self.transport, Lingering):
             self.transport = Lingering(self.transport, drop=self._ignore_the_rest)  # type: ignore[assignment]
-        for each in (cycle, *(queued for queued, _ in self.pipeline)):
+        for each in (cycle, self.running, *(queued for queued, _ in self.pipeline)):
             if each is not None:
                 each.transport = self.transport
 

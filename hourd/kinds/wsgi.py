@@ -38,7 +38,6 @@ class Wsgi(Asgi):
     Options: ClassVar[type[Struct]] = WsgiOptions
     lifespan = False
     websockets = False
-    tells_of_eof = False
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
